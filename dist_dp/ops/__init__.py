@@ -1,0 +1,4 @@
+"""The operations, a table per family; each row holds value, derivative rules and batch rule side by side."""
+
+from .core import Op, apply, as_array, binary, table, unary
+from .elementwise import *  # noqa: F403
