@@ -2,3 +2,4 @@
 
 from .core import Op, apply, as_array, binary, table, unary
 from .elementwise import *  # noqa: F403
+from .products import *  # noqa: F403
