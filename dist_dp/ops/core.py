@@ -183,12 +183,12 @@ def _unify(op: Op, inputs: Sequence[Any]) -> list[Any]:
     return out
 
 
-def unary(op: Op, x: Any) -> Tensor:
-    """Apply an elementwise operation of one argument. The short way for the commonest case."""
+def unary(op: Op, x: Any, params: tuple[Any, ...] = ()) -> Tensor:
+    """Apply an operation of one array and one output. The short way for the commonest case."""
     if mode.state > RECORD or not isinstance(x, Tensor):
-        return apply(op, (x,))  # type: ignore[no-any-return]
+        return apply(op, (x,), params)  # type: ignore[no-any-return]
     a = x.data
-    out = op.forward(a)
+    out = op.forward(a, *params)
     if type(out) is not ndarray:
         out = np.asarray(out)
     result: Tensor = _new(Tensor)
@@ -197,7 +197,8 @@ def unary(op: Op, x: Any) -> Tensor:
     if parent is None or mode.state != RECORD or op.rules is None:
         result.node = None
     else:
-        result.node = Node(op, (parent,), (op.gathers[0]((a, out)),), (), out.shape)
+        saved = op.gathers[0]((a, out, *params, a.shape, None))
+        result.node = Node(op, (parent,), (saved,), params, out.shape)
     return result
 
 
