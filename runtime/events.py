@@ -1,0 +1,164 @@
+"""What a run reports as it goes: one event type, one sink interface, and the sinks that lie in files.
+
+Metrics, faults and progress all travel as :class:`Event`; whoever shows or keeps them is a :class:`Sink`. The
+file format is JSON lines, one strict JSON object per event, so that any tool can read it and a kill can tear
+at most the last line.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from runtime.checkpoint import store
+
+Value = float | int | str
+
+# JSON has no such numbers: they travel as these strings.
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at a step: its ``kind``, its named ``values``, and when (seconds since 1970).
+
+    Raises
+        TypeError: a value that is not a Python ``float``, ``int`` or ``str``, or a ``kind`` that is not a
+            string.
+        ValueError: a negative step.
+
+    >>> Event("train", step=3, values={"loss": 0.5}, time=0.0)
+    Event(kind='train', step=3, values={'loss': 0.5}, time=0.0)
+    """
+
+    kind: str
+    step: int
+    values: Mapping[str, Value] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str):
+            raise TypeError(f"kind must be a string, got {self.kind!r}")
+        if not isinstance(self.step, int):
+            raise TypeError(f"step must be an int, got {self.step!r}")
+        if self.step < 0:
+            raise ValueError(f"step must not be negative, got {self.step}")
+        for name, value in self.values.items():
+            if not isinstance(name, str):
+                raise TypeError(f"values: names must be strings, got {name!r}")
+            if not isinstance(value, float | int | str):
+                raise TypeError(
+                    f"values[{name!r}] must be a float, int or str, got {type(value).__name__}; "
+                    "convert it with float() or int()"
+                )
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+    def close(self) -> None:
+        """Release what the sink holds; it takes no event afterwards."""
+
+
+class Tee:
+    """A sink that hands every event to several others, in order."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+
+    def emit(self, event: Event) -> None:
+        """Hand the event to every sink."""
+        for sink in self._sinks:
+            sink.emit(event)
+
+    def close(self) -> None:
+        """Close every sink, also when one of them fails."""
+        with ExitStack() as stack:
+            for sink in self._sinks:
+                stack.callback(sink.close)
+
+
+class JsonLines:
+    """A sink that appends one JSON object per event to a file and flushes it.
+
+    Opening a file that a killed process left drops its torn last line. A NaN or an infinity is written as the
+    string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; :func:`read_events` turns these three back into
+    floats.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        if self._path.exists():
+            lines = self._path.read_bytes()
+            whole = lines.rfind(b"\n") + 1
+            if whole < len(lines):
+                os.truncate(self._path, whole)
+        self._file = open(self._path, "ab")  # noqa: SIM115 - stays open for the life of the sink
+
+    def emit(self, event: Event) -> None:
+        """Append the event and flush it to the operating system: a kill of the process does not lose it."""
+        fields = {
+            "time": event.time,
+            "kind": event.kind,
+            "step": event.step,
+            "values": {name: _to_json(value) for name, value in event.values.items()},
+        }
+        self._file.write(json.dumps(fields, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Remove every event of a larger step: a resumed run writes those again.
+
+        The remaining lines are written beside and renamed, so a kill leaves either the old or the new file.
+        """
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        events = read_events(self._path)
+        kept = [line for line, event in zip(lines, events, strict=True) if event.step <= step]
+        beside = self._path.with_name(f".partial-{self._path.name}")
+        beside.unlink(missing_ok=True)
+        store.write(beside, kept)
+        store.rename(beside, self._path)
+        self._file.close()
+        self._file = open(self._path, "ab")  # noqa: SIM115
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_events(path: str | os.PathLike[str]) -> Iterator[Event]:
+    """The events of a file that :class:`JsonLines` wrote, one by one; a torn last line is left out.
+
+    Raises
+        FileNotFoundError: no such file.
+        ValueError: a line, other than a torn last one, that is not an event; it is named by its number.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                fields = json.loads(line)
+                values = {name: _from_json(value) for name, value in fields["values"].items()}
+                event = Event(fields["kind"], fields["step"], values, fields["time"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{os.fspath(path)}, line {number}: not an event: {line[:80]!r}") from error
+            yield event
+
+
+def _to_json(value: Value) -> Value:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _from_json(value: Value) -> Value:
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
