@@ -1,0 +1,65 @@
+"""The lock of a run: two processes must not write one run directory.
+
+It is an advisory ``flock``, which the kernel releases when its holder ends in whatever way, so a crash leaves
+no stale lock behind. What the file says (process and host) is there for the message only.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_held: set[int] = set()
+
+
+class RunInUse(RuntimeError):
+    """Another process holds the lock of the run."""
+
+
+def _forget_in_child() -> None:
+    # A forked child shares the lock with its parent. A child that outlives a killed parent (a data worker,
+    # say) must not keep the run locked.
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+@contextmanager
+def run_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock file ``path`` (made if absent, left afterwards) for the length of a ``with`` block.
+
+    Raises
+        RunInUse: another holder has it; the message names its process and host.
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _held.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUse(
+                f"{os.fspath(path)} is held by {_holder(descriptor)}: "
+                "wait until it ends, stop it, or give another run"
+            ) from None
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+        yield
+    finally:
+        if descriptor in _held:  # a forked child that comes by has closed its own already
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:  # it has the lock and has not written its name yet
+        return "another process"
+    return f"process {holder['pid']} on {holder['host']}"
