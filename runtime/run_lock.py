@@ -36,6 +36,10 @@ def run_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     Raises
         RunInUse: another holder has it; the message names its process and host.
         OSError: the file cannot be opened.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run, run_lock(f"{run}/lock"):
+    ...     pass  # nobody else writes to the run
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _held.add(descriptor)
