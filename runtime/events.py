@@ -92,6 +92,16 @@ class JsonLines:
     Opening a file that a killed process left drops its torn last line. A NaN or an infinity is written as the
     string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; :func:`read_events` turns these three back into
     floats.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     sink = JsonLines(f"{run}/metrics.jsonl")
+    ...     for step in range(3):
+    ...         sink.emit(Event("train", step, {"loss": 1 / (step + 1)}))
+    ...     sink.truncate_after(1)
+    ...     sink.close()
+    ...     [event.values["loss"] for event in read_events(f"{run}/metrics.jsonl")]
+    [1.0, 0.5]
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
