@@ -180,6 +180,9 @@ def _unify(op: Op, inputs: Sequence[Any]) -> list[Any]:
         for i in chosen:
             if not isinstance(out[i], _PYTHON_SCALARS) and out[i].dtype != dtype:
                 out[i] = out[i].astype(dtype)
+    elif not dtypes:  # Python scalars alone: float32 as everywhere here, where NumPy would compute in float64
+        for i in chosen:
+            out[i] = as_array(out[i])
     return out
 
 
