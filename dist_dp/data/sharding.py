@@ -17,7 +17,7 @@ from dist_dp.random import Key, integer_argument
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Batches:
     """The steps of a run over `length` examples: `epochs` passes, each in batches of `batch_size`.
 
     The batch at place k of an epoch holds the positions from k·batch_size up to the next batch, or to the
@@ -28,10 +28,10 @@ class Schedule:
     ``dataclasses.asdict`` gives it as plain JSON values.  Raises TypeError for what is no int (or no bool),
     ValueError below 1 and where ``drop_last`` leaves no step.
 
-    >>> schedule = Schedule(length=10, batch_size=4, shards=2, seed=0, shuffle=False, epochs=2)
-    >>> schedule.steps_per_epoch, schedule.total_steps, schedule.locate(4)
+    >>> batches = Batches(length=10, batch_size=4, shards=2, seed=0, shuffle=False, epochs=2)
+    >>> batches.steps_per_epoch, batches.total_steps, batches.locate(4)
     (3, 6, (1, 1))
-    >>> [schedule.indices(4, shard).tolist() for shard in range(2)]
+    >>> [batches.indices(4, shard).tolist() for shard in range(2)]
     [[4, 5], [6, 7]]
     """
 
@@ -68,7 +68,7 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def locate(self, step: int) -> tuple[int, int]:
-        """(epoch, place in the epoch) of `step`, all from 0.  Raises IndexError outside the schedule."""
+        """(epoch, place in the epoch) of `step`, all from 0.  Raises IndexError outside the run."""
         number = integer_argument("step", step)
         if not 0 <= number < self.total_steps:
             raise IndexError(f"step must lie in 0, ..., {self.total_steps - 1}, got {number}")
@@ -82,7 +82,7 @@ class Schedule:
     def indices(self, step: int, shard: int) -> NDArray[np.int64]:
         """The examples of one logical shard of `step`, in the order of the batch; int64, possibly empty.
 
-        Raises IndexError for a step or a shard outside the schedule.
+        Raises IndexError for a step or a shard outside the run.
         """
         epoch, place = self.locate(step)
         number = integer_argument("shard", shard)
