@@ -125,7 +125,7 @@ class _Check:
         numbers = f"central differences give {slopes[0]!r}"
         if kink:
             numbers = f"between {low!r} and {high!r}, the slopes on the two sides of a kink, it should be"
-        place = f"{self.names[i]}[{', '.join(map(str, index))}]" if index else self.names[i]
+        place = _place(self.names[i], index)
         message = f"{self.what} with respect to {place}: the gradient is {got!r}; {numbers}"
         raise GradientMismatch(message, self.names[i], index, got, slopes[0])
 
@@ -209,9 +209,9 @@ def gradcheck(
         ts = [random.standard_normal(x.shape) for x in xs]
         again = [g.data for g in _gradient(f, list(map(Tensor, xs)), list(map(Tensor, vs)))]
         for name, a, b in zip(names, first, again, strict=True):
-            for index in zip(*np.nonzero(~np.isclose(a, b, rtol, atol)), strict=True):
-                numbers = f"{a[index]!r}, but {b[index]!r} under create_graph=True"
-                raise GradientMismatch(f"the gradient of {name}{[*map(int, index)]} is {numbers}", name)
+            for index in map(tuple, np.argwhere(~np.isclose(a, b, rtol, atol)).tolist()):
+                numbers = f"{float(a[index])!r}, but {float(b[index])!r} under create_graph=True"
+                raise GradientMismatch(f"the gradient of {_place(name, index)} is {numbers}", name, index)
         both = [
             ("the gradient's derivative", _gradient, vs, [f"v{i}" for i in range(len(vs))]),
             ("the tangent's derivative", _tangent, ts, [f"t{i}" for i in range(n)]),
@@ -219,6 +219,10 @@ def gradcheck(
         for what, sweep, seeds, extra in both:
             function = functools.partial(_split, sweep, f, n)
             _Check(what, function, [*xs, *seeds], [*names, *extra], eps, rtol, atol).run(each=False)
+
+
+def _place(name: str, index: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, index))}]" if index else name
 
 
 def _split(sweep: Callable[..., list[Tensor]], f: Function, n: int, *args: Tensor) -> list[Tensor]:

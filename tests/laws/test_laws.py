@@ -1,0 +1,246 @@
+"""The laws that every operation obeys, run on every row of the table (`rows.py` tells what a row is).
+
+Each law is tried on shapes drawn by Hypothesis and, always, on a 0-d and an empty one where the row has
+such; arrays come read-only and in every memory layout, so an operation that writes into an input fails
+wherever it is.
+"""
+
+import gc
+import importlib
+import random
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws.rows import Call, Draw, Row
+
+from dist_dp.backward import backward, reach
+from dist_dp.debug import gradcheck
+from dist_dp.pytree import flatten, map_leaves
+from dist_dp.tensor import Tensor
+
+FAMILIES = sorted(path.stem for path in Path(__file__).parent.glob("rows_*.py"))
+ROWS: list[Row] = [row for name in FAMILIES for row in importlib.import_module(f"laws.{name}").ROWS]
+
+every_row = pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The choices behind one call of a row, from which calls with other values can be built too."""
+
+    row: Row
+    choices: tuple[int, ...]
+    seed: int
+    kind: str
+
+    def call(self, variant: int = 0) -> Call:
+        choices = iter(self.choices)
+        return self.row.build(Draw(lambda low, high: next(choices), self.seed + variant, self.kind))
+
+
+def sampled(row: Row, choose: Callable[[int, int], int], seed: int, kind: str) -> Sample:
+    choices: list[int] = []
+
+    def noted(low: int, high: int) -> int:
+        choices.append(choose(low, high))
+        return choices[-1]
+
+    row.build(Draw(noted, seed, kind))
+    return Sample(row, tuple(choices), seed, kind)
+
+
+@st.composite
+def samples(draw: Any, row: Row) -> Sample:
+    kind = draw(st.sampled_from(["any", "any", "any", "0-d", "empty"]))
+    seed = draw(st.integers(0, 999))
+    return sampled(row, lambda low, high: draw(st.integers(low, high)), seed, kind)
+
+
+def some(row: Row, count: int) -> Iterator[Sample]:
+    """Samples that do not need Hypothesis: the edge cases first."""
+    for i, kind in zip(range(count), ["0-d", "empty", *["any"] * count], strict=False):
+        yield sampled(row, random.Random(i).randint, i, kind)
+
+
+def holds(law: Callable[[Row, Sample], None], row: Row, examples: int) -> None:
+    for sample in some(row, 2):
+        law(row, sample)
+
+    @settings(max_examples=examples)
+    @given(samples(row))
+    def drawn(sample: Sample) -> None:
+        law(row, sample)
+
+    drawn()
+
+
+# ----- what the laws are made of
+
+
+def is_floating(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic, Tensor)) and x.dtype.kind == "f"
+
+
+def with_floats(call: Call, change: Callable[[Any], Any]) -> Call:
+    """The same call with `change(array)` for every floating array."""
+    changed = map_leaves(lambda x: change(x) if is_floating(x) else x, [call.args, call.kwargs])
+    return Call(*changed[0], **changed[1])
+
+
+def leaves(tree: Any) -> list[Any]:
+    return flatten(tree)[0]
+
+
+def floats(call: Call) -> list[Any]:
+    return [x for x in leaves([call.args, call.kwargs]) if is_floating(x)]
+
+
+def outputs(row: Row, call: Call) -> list[Tensor]:
+    outs = leaves(row.fn(*call.args, **call.kwargs))
+    assert all(type(o) is Tensor for o in outs), f"{row.name} must return Tensors, got {outs}"
+    return outs
+
+
+def to_float32(x: Any) -> Any:
+    y = x.astype(np.float32)
+    y.flags.writeable = False
+    return y
+
+
+def leaf(x: Any) -> Tensor:
+    return Tensor(x, requires_grad=True)
+
+
+def carried(outs: list[Tensor]) -> list[Any]:
+    return [o.node for o in outs if o.node is not None]
+
+
+# ----- the laws
+
+
+@every_row
+def test_values_dtypes_and_shapes_are_those_of_numpy(row: Row) -> None:
+    def law(row: Row, sample: Sample) -> None:
+        call = sample.call()
+        check_values(row, call, np.float64, row.rtol)
+        if floats(call):
+            check_values(row, with_floats(call, to_float32), np.float32, row.rtol * 2e8)
+
+    holds(law, row, examples=6)
+
+
+def check_values(row: Row, call: Call, dtype: type, rtol: float) -> None:
+    outs = outputs(row, call)
+    if row.keeps_dtype and floats(call):
+        assert all(o.dtype == dtype for o in outs if is_floating(o)), [o.dtype for o in outs]
+    if row.reference is None:
+        return
+    wide = with_floats(call, lambda x: x.astype(np.float64))
+    expected = [np.asarray(e) for e in leaves(row.reference(*wide.args, **wide.kwargs))]
+    assert len(outs) == len(expected)
+    for out, value in zip(outs, expected, strict=True):
+        assert out.shape == value.shape
+        assert out.dtype.kind == value.dtype.kind
+        np.testing.assert_allclose(out.data, value, rtol=rtol, atol=rtol)
+
+
+@every_row
+def test_recording_changes_no_value_and_marks_what_carries_a_gradient(row: Row) -> None:
+    def law(row: Row, sample: Sample) -> None:
+        call = sample.call()
+        plain = outputs(row, call)
+        recorded = outputs(row, with_floats(call, leaf))
+        for a, b in zip(plain, recorded, strict=True):
+            assert a.node is None
+            np.testing.assert_array_equal(a.data, b.data)
+            assert b.node is None or b.node.shape == b.shape
+        carries = any(b.node is not None for b in recorded)
+        assert carries == (row.order > 0 and bool(floats(call)))
+
+    holds(law, row, examples=2)
+
+
+@every_row
+def test_derivatives_agree_with_differences_in_every_mode(row: Row) -> None:
+    def law(row: Row, sample: Sample) -> None:
+        call = sample.call()
+        if row.order > 0 and floats(call):
+            gradcheck(lambda args, kwargs: row.fn(*args, **kwargs), call.args, call.kwargs, order=row.order)
+
+    holds(law, row, examples=2)
+
+
+@every_row
+def test_gradients_have_the_dtype_of_the_input_and_repeat_to_the_bit(row: Row) -> None:
+    def law(row: Row, sample: Sample) -> None:
+        call = with_floats(sample.call(), lambda x: leaf(to_float32(x)))
+        roots = carried(outputs(row, call))
+        seeds = [(node, np.ones(node.shape, np.float32)) for node in roots if node.op is not None]
+        targets = [x.node for x in floats(call)]
+        first, second = (backward(seeds, targets=targets, retain_graph=True) for _ in range(2))
+        for x, a, b in zip(floats(call), first, second, strict=True):
+            assert a is None or (a.dtype == np.float32 and a.shape == x.shape)
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+    if row.keeps_dtype:
+        holds(law, row, examples=2)
+
+
+@every_row
+def test_reference_counts_alone_free_the_graph(row: Row) -> None:
+    def graph(row: Row, sample: Sample, swept: bool) -> list[weakref.ref[Any]]:
+        outs = outputs(row, with_floats(sample.call(), leaf))
+        nodes = [node for node in reach(carried(outs)) if node.op is not None]
+        if swept and nodes:
+            backward([(n, np.ones(n.shape)) for n in carried(outs)])
+        return [weakref.ref(x) for x in (*nodes, *(o.data for o in outs))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        for sample in some(row, 3):
+            for swept in (False, True):
+                assert not any(ref() is not None for ref in graph(row, sample, swept))
+    finally:
+        gc.enable()
+
+
+# ----- the table as a whole
+
+
+def reached_ops() -> set[str]:
+    """Names of all operations that some row records, in its value or in a derivative of it."""
+    names: set[str] = set()
+    for row in ROWS:
+        for sample in some(row, 8):
+            call = with_floats(sample.call(), leaf)
+            nodes = carried(outputs(row, call))
+            seeds = [(node, Tensor(np.ones(node.shape), requires_grad=True)) for node in nodes]
+            if row.order == 2:
+                found = backward(seeds, targets=[x.node for x in floats(call)], create_graph=True)
+                nodes += [g.node for g in found if g is not None and g.node is not None]
+            names |= {node.op.name for node in reach(nodes) if node.op is not None}
+    return names
+
+
+# Operations that no row needs to reach, each with its reason.
+EXEMPT = {"output": "stands behind one output of an operation with several; it has no rule of its own"}
+
+
+def test_every_operation_with_rules_is_in_the_table(shipped_ops: dict[str, Any]) -> None:
+    differentiable = {
+        name for name, op in shipped_ops.items() if op.rules is not None or op.joint is not None
+    }
+    assert differentiable - reached_ops() - set(EXEMPT) == set()
+
+
+def test_row_names_are_unique() -> None:
+    names = [row.name for row in ROWS]
+    assert sorted(names) == sorted(set(names))
