@@ -64,8 +64,8 @@ def backward(
             leads to one. When None, every leaf reached accumulates into its `grad`.
         retain_graph: keep what the nodes saved, for another sweep.
         create_graph: record the sweep itself, for derivatives of higher order.
-        on_ready: called with each leaf at the moment its last contribution has landed (also when every path to it turned
-            out to carry none): the event on which a reducer may start sending.
+        on_ready: called with each leaf at the moment its last contribution has landed (also when every path to it
+            turned out to carry none): the event on which a reducer may start sending.
 
     Raises:
         RuntimeError: the graph was already freed, or an array that a rule needs was overwritten after it was saved.
@@ -88,7 +88,7 @@ def backward(
 
 @contextmanager
 def _sweeping(recorded: bool) -> Iterator[None]:
-    """The mode of a sweep. Rules may divide by zero where no gradient flows; `debug.anomaly()` is where to look for NaN."""
+    """The mode of a sweep. Rules may divide by zero where no gradient flows; `debug.anomaly()` looks for NaN."""
     state = mode.state
     mode.state = RECORD if recorded else OFF
     try:
@@ -174,7 +174,8 @@ def _sweep(
                         np.add(grads[parent], d, grads[parent])
                     else:
                         total = grads[parent] = grads[parent] + d
-                        if type(total) is np.ndarray:  # not a recorded tensor, nor a 0-d sum, which is an immutable scalar
+                        # Neither a recorded tensor nor a 0-d sum, which is an immutable scalar.
+                        if type(total) is np.ndarray:
                             owned.add(parent)
             if not retain:
                 node.saved = None
@@ -292,7 +293,9 @@ def _replay(node: Node) -> tuple[list[Any], Any]:
         if values is not None:
             kept.update(zip(names, rebuilt(node, names, values), strict=True))
     inputs = kept[op.inputs[0]] if op.variadic else [kept[name] for name in op.inputs]
-    inputs = [apply(identity, (x,)) if p is not None else x for x, p in zip(inputs, node.parents, strict=True)]
+    inputs = [
+        apply(identity, (x,)) if p is not None else x for x, p in zip(inputs, node.parents, strict=True)
+    ]
     return inputs, op.composed(*inputs, *node.params)
 
 
@@ -377,7 +380,7 @@ def _sum_of(parts: Iterable[Any]) -> Any:
 
 
 def _transposed(node: Node, ts: Sequence[Any]) -> Any:
-    """The jvp of an op that has only a vjp rule: the vjp is linear in g, so differentiating <vjp(g), t> by g gives it."""
+    """The jvp of an op without a jvp rule: the vjp is linear in g, so differentiating <vjp(g), t> by g gives it."""
     likes = node.shape if node.op.outputs > 1 else ((node.shape, next(t.dtype for t in ts if t is not None)),)
     gs = [Tensor._of(np.zeros(*like), Leaf(*like)) for like in likes]
     gradients = recorded_vjp(node, gs if node.op.outputs > 1 else gs[0])
@@ -386,6 +389,8 @@ def _transposed(node: Node, ts: Sequence[Any]) -> Any:
         for d, p, t in zip(gradients, node.parents, ts, strict=True)
         if t is not None and d is not None
     ]
-    results = backward([(n, t) for n, t in roots if n is not None], targets=[g.node for g in gs], create_graph=True)
+    results = backward(
+        [(n, t) for n, t in roots if n is not None], targets=[g.node for g in gs], create_graph=True
+    )
     outs = [g if r is None else r for r, g in zip(results, [g.detach() for g in gs], strict=True)]
     return tuple(outs) if node.op.outputs > 1 else outs[0]

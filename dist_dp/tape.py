@@ -13,6 +13,7 @@ write into an array is stamped by the same clock, so "saved before it was overwr
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 import weakref
@@ -144,9 +145,10 @@ class Node:
 class Leaf:
     """Where gradients of one tensor end: the accumulator behind `Tensor.grad`.
 
-    `sink`, when set, is the array that gradients are written to (a view into the flat gradient buffer of an optimizer or
-    of a group's memory), so that the last addition of backward is already the packed gradient. `touched` says whether any
-    contribution came since the gradient was last cleared: a parameter that nobody used has no gradient, not a zero one.
+    `sink`, when set, is the array that gradients are written to (a view into the flat gradient buffer of an
+    optimizer or of a group's memory), so that the last addition of backward is already the packed gradient.
+    `touched` says whether any contribution came since the gradient was last cleared: a parameter that nobody used
+    has no gradient, not a zero one.
     """
 
     __slots__ = ("__weakref__", "dtype", "grad", "hooks", "op", "parents", "seq", "shape", "sink", "touched")
@@ -163,7 +165,7 @@ class Leaf:
         self.hooks: list[Hook] | None = None
 
     def accumulate(self, g: Array) -> None:
-        """Add one contribution: the first is copied (it may be shared with other gradients), later ones added in place."""
+        """Add one contribution: the first is copied (it may be shared), later ones are added in place."""
         if self.sink is not None:
             if self.touched:
                 np.add(self.sink, g, self.sink)
@@ -194,9 +196,9 @@ class Leaf:
 class Writes:
     """Which bytes were overwritten when, for arrays that some node may have saved.
 
-    The record is kept per owner of the memory (so that every view of a flat buffer is covered) as byte ranges stamped by
-    the clock, and goes away with the owner. Writes are rare (one per optimizer buffer and step); reads happen only for
-    nodes older than the newest write anywhere.
+    The record is kept per owner of the memory (so that every view of a flat buffer is covered) as byte ranges
+    stamped by the clock, and goes away with the owner. Writes are rare (one per optimizer buffer and step); reads
+    happen only for nodes older than the newest write anywhere.
     """
 
     def __init__(self) -> None:
@@ -209,8 +211,12 @@ class Writes:
         owner = _owner(array)
         key = id(owner)
         if key not in self._owners:
-            self._owners[key] = (weakref.ref(owner, lambda _, key=key: self._owners.pop(key, None)), {})  # type: ignore[misc]
+            forget = functools.partial(self._forget, key)
+            self._owners[key] = (weakref.ref(owner, forget), {})
         self._owners[key][1][byte_bounds(array)] = (self.newest, by)
+
+    def _forget(self, key: int, _: object) -> None:
+        self._owners.pop(key, None)
 
     def since(self, array: Array, seq: int) -> str | None:
         """The operation that overwrote part of `array` after `seq`, or None."""

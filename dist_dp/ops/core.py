@@ -1,13 +1,14 @@
 """What an operation is, and how one is applied to tensors.
 
 An `Op` is one immutable row of a table: its forward function on arrays and its derivative rules beside it. Rules are
-plain NumPy text. On arrays they run at NumPy's speed; given tensors (create_graph=True) the same text is itself recorded,
-because NumPy hands every call on a Tensor back to this engine through its protocols. So one rule text gives all orders.
+plain NumPy text. On arrays they run at NumPy's speed; given tensors (create_graph=True) the same text is itself
+recorded, because NumPy hands every call on a Tensor back to this engine through its protocols. So one rule text
+gives all orders.
 
 **What is saved is what the rules name.** A rule is a function whose first parameter is the gradient (vjp) or tangent
-(jvp) and whose other parameters are named after what it reads: an input (`x`), the output (`out`), the shape of an input
-(`x_shape`), a parameter of the operation (`axis`), or `residuals`. Only those are kept, and only for inputs that carry a
-gradient: `x * 0.5` keeps nothing of x.
+(jvp) and whose other parameters are named after what it reads: an input (`x`), the output (`out`), the shape of an
+input (`x_shape`), a parameter of the operation (`axis`), or `residuals`. Only those are kept, and only for inputs
+that carry a gradient: `x * 0.5` keeps nothing of x.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ class Op:
         vjp: one rule per input, `rule(g, <names>) -> gradient of that input`; None for an input without gradient.
         joint: instead of `vjp`, one rule for all inputs: `joint(g, need, <names>) -> sequence of gradients`, where
             `need[i]` says whether input i wants one. With several outputs `g` is a tuple (zeros where unused).
-        jvp: one rule per input with the same names as its vjp rule, `rule(t, <names>) -> its part of the tangent`; for a
-            joint op one function `jvp(ts, <names of joint>)` with None for absent tangents. Where it is missing the engine
-            transposes the vjp rule, which costs more and gives the same numbers.
-        batch: the batch rule, `batch(op, size, inputs, batched, params) -> result` where `inputs[i]` has `size` examples on
-            axis 0 if `batched[i]`, and so has the result; where it is missing vmap loops over the examples.
+        jvp: one rule per input with the same names as its vjp rule, `rule(t, <names>) -> its part of the tangent`;
+            for a joint op one function `jvp(ts, <names of joint>)` with None for absent tangents. Where it is
+            missing the engine transposes the vjp rule, which costs more and gives the same numbers.
+        batch: the batch rule, `batch(op, size, inputs, batched, params) -> result` where `inputs[i]` has `size`
+            examples on axis 0 if `batched[i]`, and so has the result; where it is missing vmap loops over the examples.
         broadcasts: the inputs broadcast against each other, so gradients are summed back to each input's shape.
         same_dtype: indices of inputs that are brought to one dtype first; all inputs by default.
         outputs: number of outputs when there are several.
@@ -265,7 +266,11 @@ def apply(op: Op, inputs: Sequence[Any], params: tuple[Any, ...] = ()) -> Any:
     if type(out) is not ndarray:
         out = np.asarray(out)
     traced = traced and out.dtype.kind == "f"  # integers and booleans carry no gradient
-    node = Node(op, parents, save(op, arrays, needed, params, out, residuals), params, out.shape) if traced else None
+    node = (
+        Node(op, parents, save(op, arrays, needed, params, out, residuals), params, out.shape)
+        if traced
+        else None
+    )
     return Tensor._of(out, node)
 
 
@@ -294,7 +299,7 @@ def _several(
     residuals: Any,
     traced: bool,
 ) -> tuple[Tensor, ...]:
-    """The outputs of an operation with several: each floating one gets an `output` node that points to the common one."""
+    """The outputs of an operation with several: a floating one gets an `output` node that points to the common one."""
     outs = tuple(np.asarray(o) for o in outs)
     if not traced:
         return tuple(Tensor._of(o, None) for o in outs)
@@ -319,7 +324,9 @@ def same(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], para
     return apply(op, inputs, params)
 
 
-def aligned(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
+def aligned(
+    op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]
+) -> Any:
     """The batch rule of an op that broadcasts: examples stay on axis 0, ranks are made equal behind it."""
     ranks = [np.ndim(x) - has for x, has in zip(inputs, batched, strict=True)]
     rank = max(ranks)

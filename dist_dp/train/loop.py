@@ -1,0 +1,392 @@
+"""`steps`: the training loop, seen from inside one logical shard.
+
+    (seed, epoch, step) -> the examples of S shards -> for each shard: the user's code -> gradient
+        -> the fixed tree -> one update -> commit
+
+Everything that follows from the promise happens here once: shards cut by arithmetic, gradients added in the tree's
+order and divided once by the sum of weights, buffers and metrics folded in the same tree, a step applied wholly or
+not at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypedDict, Unpack
+
+from runtime import checkpoint
+from runtime.checkpoint import CheckpointNotSaved
+from runtime.digest import digest as digest_of
+from runtime.events import Event, JsonLines, Sink, Tee
+from runtime.fingerprint import fingerprint, pin_blas_threads
+from runtime.fold import Fold
+from runtime.run_lock import run_lock
+
+from .. import random
+from .._version import __version__
+from ..data import Batches, as_source, prefetch
+from ..nn import BufferProposals, Module, buffer_proposals
+from ..optim import GradientBuffer, Optimizer
+from .contribution import Contribution, ContributionSum
+from .progress import Progress
+from .run_directory import MANIFEST_FORMAT, RunDirectory, damaged_message, program
+from .shard import Shard
+
+_log = logging.getLogger("dist_dp")
+
+# Without checkpoint_every, at most about this much work is lost when everything dies.
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
+class Options(TypedDict, total=False):
+    """The options that `fit` and `steps` share; see `steps` for what each means."""
+
+    shards: int | None
+    seed: int
+    run: str | os.PathLike[str] | None
+    collate: Callable[[list[Any]], Any] | None
+    shuffle: bool
+    drop_last: bool
+    checkpoint_every: int | None
+    keep_last: int
+    keep_every: int | None
+    prefetch: int
+    progress: bool | None
+    sinks: Sequence[Sink]
+
+
+DEFAULTS: Options = {
+    "shards": None,
+    "seed": 0,
+    "run": None,
+    "collate": None,
+    "shuffle": True,
+    "drop_last": False,
+    "checkpoint_every": None,
+    "keep_last": 3,
+    "keep_every": None,
+    "prefetch": 2,
+    "progress": None,
+    "sinks": (),
+}
+
+
+class Steps:
+    """The steps of a run: iterate over it to get the shards to compute. Made by `dist_dp.steps`.
+
+    Attributes:
+        step: steps committed so far.
+        metrics: the metrics of the newest step, and of the newest validation as `validation_<name>`.
+        total_steps: steps of the whole run.
+        validate: called after each epoch; the metrics that it returns are reported, and the loss shown to the
+            schedules.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        data: Any,
+        *,
+        batch_size: int,
+        epochs: int = 1,
+        **given: Unpack[Options],
+    ) -> None:
+        options: Options = {**DEFAULTS, **given}
+        _check(model, optimizer, given)
+        self.model, self.optimizer = model, optimizer
+        self._parameters = dict(model.named_parameters())
+        self._optimized = _names_of(optimizer, self._parameters)
+        self._buffers = dict(model.named_buffers())
+        self.source = as_source(data, options["collate"])
+        self.directory = None if options["run"] is None else RunDirectory(options["run"])
+        shards = options["shards"]
+        if shards is None:  # the run's own number; one worker begins with one shard
+            known = self.directory.manifest() if self.directory else None
+            shards = known["settings"]["shards"] if known else 1
+        self.batches = Batches(
+            len(self.source),
+            batch_size,
+            shards,
+            options["seed"],
+            options["shuffle"],
+            epochs,
+            options["drop_last"],
+        )
+        self._options = options
+        self.total_steps = optimizer.total_steps = self.batches.total_steps
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+        self.validate: Callable[[], dict[str, float]] | None = None
+        self._sink: Sink = Tee(())
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._pool: list[GradientBuffer] = [optimizer.gradients]
+        self._iterated = False
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Shard]:
+        if self._iterated:
+            raise RuntimeError("these steps were iterated over already; call dist_dp.steps again")
+        self._iterated = True
+        return self._loop()
+
+    def _loop(self) -> Generator[Shard, None, None]:
+        with ExitStack() as stack:
+            stack.callback(pin_blas_threads(1).restore_original_limits)
+            self._open(stack)
+            try:
+                yield from self._steps(stack)
+            finally:
+                # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping.
+                self._save_if_due(last=True)
+            self.emit("end", digest=self.digest(), **self.metrics)
+
+    def _steps(self, stack: ExitStack) -> Generator[Shard, None, None]:
+        shards = self.batches.shards
+        keys = ((k, s) for k in range(self.step, self.total_steps) for s in range(shards))
+        batches = prefetch(self._load, keys, self._options["prefetch"])
+        stack.callback(batches.close)
+        for step in range(self.step, self.total_steps):
+            started = time.perf_counter()
+            epoch, _ = self.batches.locate(step)
+            fold = Fold(shards, ContributionSum(self._pool))
+            for index in range(shards):
+                indices, batch = next(batches)
+                if len(indices) == 0:
+                    fold.push(Contribution())  # more shards than examples: nothing to compute, nothing to add
+                    continue
+                rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
+                shard = Shard(batch, indices, step, epoch, index, rng)
+                gradients = self._pool.pop() if self._pool else self.optimizer.new_gradients()
+                gradients.receive()
+                with random.scope(rng), buffer_proposals() as proposals:
+                    yield shard
+                fold.push(self._contribution(shard, gradients, proposals))
+            self._commit(fold.root, epoch, time.perf_counter() - started)
+
+    def _load(self, key: tuple[int, int]) -> tuple[Any, Any]:
+        step, shard = key
+        indices = self.batches.indices(step, shard)
+        # In the prefetch thread: augmentation draws from a stream of this shard's own.
+        with random.scope(random.Key(self.batches.seed, "step", step, "shard", shard, "data")):
+            return indices, self.source.take(indices) if len(indices) else None
+
+    def _contribution(
+        self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals
+    ) -> Contribution:
+        if shard.weight == 0:  # the body never called backward: this shard takes no part in the step
+            self._pool.append(gradients)
+            return Contribution()
+        gradients.seal()
+        weight = shard.weight
+        names = {buffer: name for name, buffer in self._buffers.items()}
+        return Contribution(
+            gradients,
+            weight,
+            {name: (value * weight, weight) for name, value in shard.metrics.items()},
+            {names[buffer]: proposed for buffer, proposed in proposals.sums.items() if buffer in names},
+        )
+
+    def _commit(self, total: Contribution, epoch: int, seconds: float) -> None:
+        """Apply one step: parameters, buffers, step count."""
+        rate = self.optimizer.rate(self.optimizer.param_groups[0])
+        if total.gradients is not None:
+            self.optimizer.apply(total.gradients, total.weight)
+            self._pool.append(total.gradients)
+        for name, (value, weight) in total.buffers.items():
+            self._buffers[name].commit(value / weight)
+        self.step += 1
+        means = {name: value / weight for name, (value, weight) in total.metrics.items()}
+        self.metrics = {n: v for n, v in self.metrics.items() if n.startswith("validation_")} | means
+        examples = self.batches.size(self.step - 1)
+        self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
+        if self.step % self.batches.steps_per_epoch == 0:
+            self._end_epoch()
+        self._save_if_due(last=False)
+
+    def _end_epoch(self) -> None:
+        if self.validate is None:
+            return
+        measured = self.validate()
+        for schedule in self.optimizer.schedules:
+            schedule.observe(measured["loss"])
+        self.metrics.update({f"validation_{name}": value for name, value in measured.items()})
+        self.emit("validation", **measured)
+
+    # --- the run directory ----------------------------------------------------------------------------------------
+
+    def _open(self, stack: ExitStack) -> None:
+        """Take the run directory, check that it is this run, restore its newest good checkpoint, open the sinks."""
+        sinks = list(self._options["sinks"])
+        log: JsonLines | None = None
+        if self.directory is not None:
+            stack.enter_context(run_lock(self.directory.lock_path))
+            self.directory.agree(self._manifest())
+            log = JsonLines(self.directory.metrics_path)
+            sinks.append(log)
+        if self._options["progress"] is not False:
+            sinks.append(Progress(self.total_steps, self.batches.steps_per_epoch))
+        self._sink = Tee(sinks)
+        stack.callback(self._sink.close)
+        if self.directory is not None:
+            found = self.directory.newest(lambda error: self._warn(damaged_message(error)))
+            if found is not None:
+                self._restore(found)
+            assert log is not None
+            log.truncate_after(self.step)
+        self.emit("start", total_steps=self.total_steps, shards=self.batches.shards, version=__version__)
+
+    def _manifest(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "batch_size": self.batches.batch_size,
+            "shards": self.batches.shards,
+            "seed": self.batches.seed,
+            "shuffle": self.batches.shuffle,
+            "drop_last": self.batches.drop_last,
+        }
+        if self.optimizer.uses_total_steps:  # else a run may be prolonged
+            settings["epochs"] = self.batches.epochs
+        return {
+            "format": MANIFEST_FORMAT,
+            "version": __version__,
+            "program": program(),
+            "model": {
+                "class": type(self.model).__qualname__,
+                "arrays": {n: f"{a.dtype}{list(a.shape)}" for n, a in self._arrays().items()},
+            },
+            "optimizer": self.optimizer.describe(),
+            "data": self.source.describe(),
+            "settings": settings,
+            "fingerprint": dict(fingerprint()),
+        }
+
+    def _arrays(self) -> dict[str, Any]:
+        return {name: t.data for name, t in {**self._parameters, **self._buffers}.items()}
+
+    def digest(self) -> str:
+        """SHA-256 over all parameters and buffers of the model: name, dtype, shape and bytes, in the order of names."""
+        return digest_of(self._arrays())
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        arrays = {f"model/{name}": array for name, array in self._arrays().items()}
+        saved = self.optimizer.state_dict()
+        counts = {}
+        for index, entry in saved["state"].items():
+            name = self._optimized[index]
+            counts[name] = entry.pop("step")
+            arrays.update({f"optimizer/{name}/{key}": array for key, array in entry.items()})
+        meta = {
+            "optimizer": {
+                "steps": saved["steps"],
+                "counts": counts,
+                "schedules": [s.state() for s in self.optimizer.schedules],
+            }
+        }
+        return arrays, meta
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
+        for name, tensor in {**self._parameters, **self._buffers}.items():
+            tensor.data[...] = found.arrays[f"model/{name}"]
+        meta = found.meta["optimizer"]
+        state = self.optimizer.state_dict()
+        for index, entry in state["state"].items():
+            name = self._optimized[index]
+            for key in entry:
+                entry[key] = (
+                    meta["counts"][name] if key == "step" else found.arrays[f"optimizer/{name}/{key}"]
+                )
+        state["steps"] = meta["steps"]
+        self.optimizer.load_state_dict(state)
+        for schedule, seen in zip(self.optimizer.schedules, meta["schedules"], strict=True):
+            schedule.load_state(seen)
+        self.metrics = dict(found.meta["metrics"])
+        self.step = self._saved_step = found.step
+
+    def _save_if_due(self, last: bool) -> None:
+        if self.directory is None or self._saved_step == self.step or (last and self.step == 0):
+            return
+        if not last:
+            every = self._options["checkpoint_every"]
+            if every is not None:
+                due = every > 0 and self.step % every == 0
+            else:
+                waited = time.monotonic() - self._saved_at
+                due = waited > _SECONDS_BETWEEN_CHECKPOINTS or (
+                    self.step % self.batches.steps_per_epoch == 0 and waited > 1.0
+                )
+            if not due:
+                return
+        arrays, meta = self._state()
+        digest = self.digest()
+        try:
+            checkpoint.save(
+                self.directory.checkpoints,
+                self.step,
+                arrays,
+                {**meta, "metrics": self.metrics},
+                digest=digest,
+                keep_last=self._options["keep_last"],
+                keep_every=self._options["keep_every"],
+            )
+            self.directory.record_digest(digest, self.step)
+        except (CheckpointNotSaved, OSError) as error:
+            self._warn(
+                f"step {self.step} was not saved ({error}); training goes on, the last good checkpoint is kept"
+            )
+        else:
+            self._saved_step = self.step
+            self.emit("checkpoint", digest=digest)
+        self._saved_at = time.monotonic()
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, **values: Any) -> None:
+        """Report something that happened at the present step to every sink."""
+        self._sink.emit(Event(kind, self.step, values))
+
+    def _warn(self, message: str) -> None:
+        self.emit("warning", message=message)
+        _log.warning(message)
+
+
+def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a dist_dp.nn.Module, got {type(model).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a dist_dp.optim optimizer, got {type(optimizer).__name__}")
+    for name in given:
+        if name not in DEFAULTS:
+            near = difflib.get_close_matches(name, [*DEFAULTS, "batch_size", "epochs", "validation"], 1)
+            raise TypeError(
+                f"unknown option {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(DEFAULTS)}")
+            )
+    for name in ("checkpoint_every", "keep_every", "keep_last", "prefetch"):
+        value, least = given.get(name), 0 if name in ("checkpoint_every", "prefetch") else 1
+        if name in given and value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
+            continue
+        if name in given and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
+
+
+def _names_of(optimizer: Optimizer, parameters: dict[str, Any]) -> list[str]:
+    """The names of the optimizer's parameters, in its order.
+
+    Raises:
+        ValueError: it updates a tensor that is no parameter of the model.
+    """
+    names = {id(p): name for name, p in parameters.items()}
+    owned = [p for group in optimizer.param_groups for p in group["params"]]
+    strange = [p for p in owned if id(p) not in names]
+    if strange:
+        raise ValueError(
+            f"optimizer updates {len(strange)} tensor(s) that are no parameters of the model (first: shape "
+            f"{strange[0].shape}); make it from model.parameters() of the model that is trained"
+        )
+    return [names[id(p)] for p in owned]

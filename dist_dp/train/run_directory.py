@@ -1,0 +1,158 @@
+"""The run directory: what a run leaves behind and resumes from.
+
+runs/digits/
+    manifest.json         what the run is: model, optimizer, data, settings, program, fingerprint
+    metrics.jsonl         what happened, one JSON object per line (`runtime.events`)
+    checkpoints/step-…/   parameters, buffers and optimizer state, each verified by SHA-256 when read
+    digest                the newest recorded digest, and the step it belongs to
+    lock                  held while a process trains here
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime import checkpoint
+from runtime.checkpoint import Checkpoint, CheckpointDamaged, store
+from runtime.fingerprint import differences
+
+MANIFEST_FORMAT = 1
+
+# What may differ between the launches of one run, if the user says so (see `refuse_differences`).
+_ACCEPTABLE = ("program", "fingerprint")
+ACCEPT_CHANGES = "DIST_DP_ACCEPT_CHANGES"
+
+
+class RunMismatch(ValueError):
+    """This launch is not the run that the directory holds; the message names every difference."""
+
+
+class RunDirectory:
+    """The files of one run. Making one creates the directory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"run must name a directory, and {self.path} is a file")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / "lock"
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None in a fresh directory.
+
+        Raises:
+            ValueError: there is one and it cannot be read.
+        """
+        try:
+            text = self.manifest_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self.manifest_path} is not readable JSON ({error}); restore it, or use another run directory"
+            ) from None
+        return found
+
+    def agree(self, manifest: Mapping[str, Any]) -> None:
+        """Record what this run is, or check that it is the run that was begun here.
+
+        Raises:
+            RunMismatch: it is not; every difference is named.
+        """
+        known = self.manifest()
+        if known is None:
+            if checkpoint.available(self.checkpoints):
+                raise RunMismatch(
+                    f"{self.path} holds checkpoints but no manifest.json; use another run directory"
+                )
+            text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+            beside = self.manifest_path.with_suffix(".partial")
+            store.write(beside, [text.encode()])
+            store.rename(beside, self.manifest_path)
+            return
+        refuse_differences(self.path, known, json.loads(json.dumps(manifest)))
+
+    def newest(self, on_damaged: Any) -> Checkpoint | None:
+        """The newest checkpoint that verifies; each damaged one is reported by name and passed over."""
+        return checkpoint.latest(self.checkpoints, on_damaged)
+
+    def record_digest(self, digest: str, step: int) -> None:
+        beside = self.path / "digest.partial"
+        store.write(beside, [f"{digest} step {step}\n".encode()])
+        store.rename(beside, self.path / "digest")
+
+
+def refuse_differences(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise RunMismatch if the run that `known` describes and this launch differ in anything that decides bits."""
+    found = []
+    for section in sorted({*known, *now} - {"version", "created"}):
+        if section in _ACCEPTABLE and os.environ.get(ACCEPT_CHANGES):
+            continue
+        if section == "fingerprint":
+            found += [
+                f"fingerprint {line}" for line in differences(known.get(section, {}), now.get(section, {}))
+            ]
+        else:
+            found += _differences(section, known.get(section), now.get(section))
+    if found:
+        hint = ""
+        if all(line.startswith(_ACCEPTABLE) for line in found):
+            hint = f"\nSet {ACCEPT_CHANGES}=1 to go on all the same: the answer may then differ."
+        raise RunMismatch(
+            f"{path} holds a run that differs from this launch (recorded there -> asked for now):\n  "
+            + "\n  ".join(found)
+            + "\nGive run= another directory to start afresh, or restore the settings."
+            + hint
+        )
+
+
+def _differences(name: str, a: Any, b: Any) -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [
+            line for key in sorted({*a, *b}) for line in _differences(f"{name}.{key}", a.get(key), b.get(key))
+        ]
+    return [] if a == b else [f"{name}: {_shown(a)} -> {_shown(b)}"]
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else json.dumps(value)
+
+
+def program() -> dict[str, str]:
+    """The program being run: its file name, and a hash of its syntax tree (comments and layout do not count)."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None or not Path(file).is_file() or Path(file).suffix != ".py":
+        return {}
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (SyntaxError, ValueError):
+        return {"file": Path(file).name}
+    return {"file": Path(file).name, "sha256": hashlib.sha256(ast.dump(tree).encode()).hexdigest()}
+
+
+def damaged_message(error: CheckpointDamaged) -> str:
+    return f"checkpoint refused: {error}; going on from the one before"
