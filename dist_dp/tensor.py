@@ -354,44 +354,44 @@ class Tensor:
         return self.copy_(0)
 
     def add_(self: Self, other: TensorLike) -> Self:
-        return self._update(add, other, "add_")
+        return self._update(add_op, other, "add_")
 
     def sub_(self: Self, other: TensorLike) -> Self:
-        return self._update(subtract, other, "sub_")
+        return self._update(subtract_op, other, "sub_")
 
     def mul_(self: Self, other: TensorLike) -> Self:
-        return self._update(multiply, other, "mul_")
+        return self._update(multiply_op, other, "mul_")
 
     def div_(self: Self, other: TensorLike) -> Self:
-        return self._update(divide, other, "div_")
+        return self._update(divide_op, other, "div_")
 
     __iadd__, __isub__, __imul__, __itruediv__ = add_, sub_, mul_, div_
 
     # --- operators ------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> Tensor:
-        return binary(add, self, other)
+        return binary(add_op, self, other)
 
     def __radd__(self, other: Any) -> Tensor:
-        return binary(add, other, self)
+        return binary(add_op, other, self)
 
     def __sub__(self, other: Any) -> Tensor:
-        return binary(subtract, self, other)
+        return binary(subtract_op, self, other)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return binary(subtract, other, self)
+        return binary(subtract_op, other, self)
 
     def __mul__(self, other: Any) -> Tensor:
-        return binary(multiply, self, other)
+        return binary(multiply_op, self, other)
 
     def __rmul__(self, other: Any) -> Tensor:
-        return binary(multiply, other, self)
+        return binary(multiply_op, other, self)
 
     def __truediv__(self, other: Any) -> Tensor:
-        return binary(divide, self, other)
+        return binary(divide_op, self, other)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return binary(divide, other, self)
+        return binary(divide_op, other, self)
 
     def __floordiv__(self, other: Any) -> Tensor:
         return ops.floor_divide(self, other)
@@ -418,7 +418,7 @@ class Tensor:
         return ops.matmul(other, self)
 
     def __neg__(self) -> Tensor:
-        return unary(negative, self)
+        return unary(negative_op, self)
 
     def __pos__(self) -> Tensor:
         return self
@@ -500,4 +500,4 @@ def _restored(kind: type[Tensor], data: Array, requires_grad: bool) -> Tensor:
 from . import backward as sweeps  # noqa: E402
 from . import ops  # noqa: E402
 from .ops.core import binary, unary  # noqa: E402
-from .ops.elementwise import add, divide, multiply, negative, subtract  # noqa: E402
+from .ops.elementwise import add_op, divide_op, multiply_op, negative_op, subtract_op  # noqa: E402
