@@ -1,6 +1,10 @@
 """The operations, a table per family; each row holds value, derivative rules and batch rule side by side."""
 
-from .comparison import *  # noqa: F403
 from .core import Op, apply, as_array, binary, table, unary
+from .along import *  # noqa: F403
+from .comparison import *  # noqa: F403
 from .elementwise import *  # noqa: F403
+from .index import *  # noqa: F403
+from .order import *  # noqa: F403
 from .products import *  # noqa: F403
+from .views import *  # noqa: F403
