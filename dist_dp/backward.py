@@ -7,7 +7,7 @@ plain arrays; with `create_graph=True` the same rules run on tensors and are rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -22,10 +22,13 @@ Target = Node | Leaf
 _seq = attrgetter("seq")
 
 
-def reach(roots: Iterable[Target]) -> dict[Target, int]:
-    """All nodes and leaves behind `roots`, each with the number of recorded uses it has there (0 for a root)."""
+def reach(roots: Iterable[Target], ends: Collection[Target] = ()) -> dict[Target, int]:
+    """All nodes and leaves behind `roots`, each with the number of recorded uses it has there (0 for a root).
+
+    Nothing is looked for behind `ends`.
+    """
     uses: dict[Target, int] = dict.fromkeys(roots, 0)
-    stack = list(uses)
+    stack = [node for node in uses if node not in ends]
     while stack:
         for parent in stack.pop().parents:
             if parent is not None:
@@ -33,7 +36,8 @@ def reach(roots: Iterable[Target]) -> dict[Target, int]:
                     uses[parent] += 1
                 else:
                     uses[parent] = 1
-                    stack.append(parent)
+                    if parent not in ends:
+                        stack.append(parent)
     return uses
 
 
@@ -61,7 +65,8 @@ def backward(
         roots: pairs of a node and the gradient of the loss with respect to its output: arrays, or Tensors if
             `create_graph`.
         targets: when given, leaves are left alone and the gradients of these nodes are returned, None where no path
-            leads to one. When None, every leaf reached accumulates into its `grad`.
+            leads to one; the sweep ends there, so of two targets one behind the other, what reaches the further one
+            through the nearer is not counted. When None, every leaf reached accumulates into its `grad`.
         retain_graph: keep what the nodes saved, for another sweep.
         create_graph: record the sweep itself, for derivatives of higher order.
         on_ready: called with each leaf at the moment its last contribution has landed (also when every path to it
@@ -70,7 +75,7 @@ def backward(
     Raises:
         RuntimeError: the graph was already freed, or an array that a rule needs was overwritten after it was saved.
     """
-    uses = reach([node for node, _ in roots])
+    uses = reach([node for node, _ in roots], set(targets or ()))
     wanted = None if targets is None else _leading_to(uses, targets)
     found: dict[Target, Any] = dict.fromkeys(targets or ())
     grads: dict[Target, Any] = {}
@@ -116,6 +121,7 @@ def _sweep(
     recorded: bool,
     on_ready: Callable[[Leaf], None] | None,
 ) -> None:
+    inspect = mode.inspect
     owned: set[Target] = set()  # gradients summed into an array of our own, which may be added to in place
     order: list[Any] = sorted([n for n in uses if n.op is not None], key=_seq)
     node: Any = None
@@ -126,6 +132,7 @@ def _sweep(
             if wanted is not None:
                 if node in found:
                     found[node] = g
+                    continue
                 if node not in wanted:
                     continue
             op = node.op
@@ -154,6 +161,8 @@ def _sweep(
                 d = op.rules[i](g, *saved[i]) if gradients is None else gradients[i]
                 if d is not None and d.shape != parent.shape:
                     d = unbroadcast(d, parent.shape)
+                if inspect is not None:
+                    inspect(node, i, g, d)
                 if parent.op is None and wanted is None:
                     if d is None:
                         pass
@@ -336,7 +345,7 @@ def forward(seeds: Mapping[Target, Any], roots: Sequence[Target | None], *, crea
         roots: nodes whose tangents are returned; None where no seed leads to one.
         create_graph: record the sweep, so that tangents can be differentiated.
     """
-    uses = reach([r for r in roots if r is not None])
+    uses = reach([r for r in roots if r is not None], seeds)
     tangents: dict[Target, Any] = dict(seeds)
     node: Any = None
     try:

@@ -17,7 +17,7 @@ import functools
 import itertools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,14 +40,45 @@ class Mode(threading.local):
     """How operations are applied in this thread.
 
     `state` is OFF (compute only), RECORD (compute, leave nodes) or INTERPRET (hand the operation to `interpreter`, the
-    way of vmap and of anomaly detection). Each thread starts recording.
+    way of vmap and of anomaly detection). Each thread starts recording. `beneath` is OFF or RECORD: the state that an
+    operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes.
     """
 
     state: int = RECORD
-    interpreter: Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any] | None = None
+    beneath: int = RECORD
+    interpreter: Interpreter | None = None
+    inspect: Callable[[Node, int, Any, Any], None] | None = None
 
 
 mode = Mode()
+
+
+class Interpreter:
+    """Applies operations in a way of its own: base of vmap and of anomaly detection.
+
+    Interpreters nest: `outer` is the one that was active when this was made, and `applying(self.outer)` is how this one
+    has the operations applied that it makes of the one it was given.
+    """
+
+    def __init__(self) -> None:
+        self.outer = mode.interpreter if mode.state == INTERPRET else None
+
+    def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def applying(interpreter: Interpreter | None) -> Iterator[None]:
+    """Hand operations to `interpreter`; None records them or not, as `no_grad` and `enable_grad` say."""
+    before = mode.state, mode.beneath, mode.interpreter
+    if mode.state != INTERPRET:
+        mode.beneath = mode.state
+    mode.interpreter = interpreter
+    mode.state = mode.beneath if interpreter is None else INTERPRET
+    try:
+        yield
+    finally:
+        mode.state, mode.beneath, mode.interpreter = before
 
 
 class _Switch(contextlib.ContextDecorator):
@@ -56,15 +87,16 @@ class _Switch(contextlib.ContextDecorator):
     _state = OFF
 
     def __init__(self) -> None:
-        self._before: list[int] = []
+        self._before: list[tuple[int, int]] = []
 
     def __enter__(self) -> None:
-        self._before.append(mode.state)
+        self._before.append((mode.state, mode.beneath))
+        mode.beneath = self._state
         if mode.state != INTERPRET:
             mode.state = self._state
 
     def __exit__(self, *_: object) -> None:
-        mode.state = self._before.pop()
+        mode.state, mode.beneath = self._before.pop()
 
     def _recreate_cm(self) -> _Switch:
         # One decorated function may run in several threads at once: each call takes a switch of its own.
@@ -101,7 +133,7 @@ class enable_grad(_Switch):
 
 def is_grad_enabled() -> bool:
     """Whether operations of this thread are recorded now."""
-    return mode.state != OFF
+    return (mode.beneath if mode.state == INTERPRET else mode.state) != OFF
 
 
 class Node:
