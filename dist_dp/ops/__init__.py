@@ -3,8 +3,11 @@
 from .core import Op, apply, as_array, binary, table, unary
 from .along import *  # noqa: F403
 from .comparison import *  # noqa: F403
+from .conv import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .index import *  # noqa: F403
+from .joining import *  # noqa: F403
 from .order import *  # noqa: F403
 from .products import *  # noqa: F403
+from .shape import *  # noqa: F403
 from .views import *  # noqa: F403
