@@ -94,20 +94,20 @@ class Tensor:
         return self.data.nbytes
 
     def dim(self) -> int:
-        return self.data.ndim
+        return self.ndim
 
     def numel(self) -> int:
-        return self.data.size
+        return self.size
 
     def __len__(self) -> int:
         if self.ndim == 0:
             raise TypeError("len() of a 0-d tensor; use x.item() for its value")
-        return len(self.data)
+        return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d tensor; use x.item() for its value")
-        return (self[i] for i in range(len(self.data)))
+        return (self[i] for i in range(self.shape[0]))
 
     def __repr__(self) -> str:
         text = np.array2string(self.data, separator=", ", prefix="tensor(")
