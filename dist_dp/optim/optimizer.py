@@ -151,6 +151,10 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def new_gradients(self) -> GradientBuffer:
+        """Another gradient buffer of this optimizer's layout, for a sum over several shards."""
+        return GradientBuffer(self.flats)
+
     # --- saving ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,6 +199,24 @@ class Optimizer:
         for group, other in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update({k: v for k, v in other.items() if k != "params" and k in self.defaults})
         self.steps = int(saved.get("steps", max((int(c.max(initial=0)) for c in self._counts), default=0)))
+
+    @property
+    def schedules(self) -> list[Schedule]:
+        """The schedules among the groups' learning rates."""
+        return [g["lr"] for g in self.param_groups if isinstance(g["lr"], Schedule)]
+
+    @property
+    def uses_total_steps(self) -> bool:
+        """Whether some learning rate depends on the length of the run, which then cannot change on resume."""
+        return any(s.uses_total for s in self.schedules)
+
+    def describe(self) -> dict[str, Any]:
+        """Rule and hyperparameters as plain JSON: what the run manifest records and compares on resume."""
+        groups = [
+            {k: repr(v) if isinstance(v, Schedule) else v for k, v in g.items() if k != "params"} | {"params": len(g["params"])}
+            for g in self.param_groups
+        ]
+        return {"class": type(self).__name__, "clip_norm": self.clip_norm, "clip_value": self.clip_value, "groups": groups}
 
     def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self.defaults.items())
