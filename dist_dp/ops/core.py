@@ -328,7 +328,7 @@ def aligned(
     op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]
 ) -> Any:
     """The batch rule of an op that broadcasts: examples stay on axis 0, ranks are made equal behind it."""
-    ranks = [np.ndim(x) - has for x, has in zip(inputs, batched, strict=True)]
+    ranks = [getattr(x, "ndim", 0) - has for x, has in zip(inputs, batched, strict=True)]
     rank = max(ranks)
     padded = [
         x.reshape((size, *(1,) * (rank - r), *x.shape[1:])) if has and r < rank else x
