@@ -8,6 +8,7 @@ from .elementwise import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .order import *  # noqa: F403
+from .pooling import *  # noqa: F403
 from .products import *  # noqa: F403
 from .shape import *  # noqa: F403
 from .views import *  # noqa: F403

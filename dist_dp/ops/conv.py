@@ -178,7 +178,7 @@ def sizes(name: str, argument: str, value: Size, rank: int, least: int) -> tuple
     return tuple(int(n) for n in many)
 
 
-def images(name: str, x: TensorLike, rank: int) -> Tensor:
+def batch_of_images(name: str, x: TensorLike, rank: int) -> Tensor:
     """`x` as a tensor, once it is known to be a batch of images of `rank` axes."""
     x = lifted(x)
     if x.ndim != rank + 2:
@@ -197,7 +197,7 @@ def _operands(
     transposed: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The three operands, once their shapes are known to agree."""
-    x = images(name, x, rank)
+    x = batch_of_images(name, x, rank)
     weight = lifted(weight)
     if not isinstance(groups, (int, np.integer)):
         raise TypeError(f"{name}: `groups` must be an integer, got {groups!r}")
