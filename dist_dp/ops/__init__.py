@@ -1,12 +1,14 @@
 """The operations, a table per family; each row holds value, derivative rules and batch rule side by side."""
 
 from .core import Op, apply, as_array, binary, table, unary
+from .activation import *  # noqa: F403
 from .along import *  # noqa: F403
 from .comparison import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
+from .loss import *  # noqa: F403
 from .order import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .products import *  # noqa: F403
