@@ -1,0 +1,1 @@
+"""Side by side with torch: `python -m benchmarks` measures and writes docs/benchmarks/engine.md."""
