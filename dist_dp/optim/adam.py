@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 
-from ..tape import Array
-from .optimizer import Optimizer
+from .hyperparameters import number
+from .optimizer import Clipping, Optimizer, Pieces
 from .schedule import Schedule
 
 
-class _Rule(NamedTuple):
-    beta1: float
-    beta2: float
-    eps: float
-    decay: float
-    decoupled: bool
-    shrink: float
-    rate: float
-    root: float
+def checked_betas(betas: Any) -> tuple[float, float]:
+    """Two decay rates in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers in [0, 1), got {betas!r:.80}")
+    first, second = (number(f"betas[{i}]", beta, high=1.0) for i, beta in enumerate(betas))
+    return first, second
+
+
+def advance_moments(m: Any, v: Any, g: Any, beta1: float, beta2: float, s: Any) -> None:
+    """m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2, in place."""
+    np.multiply(m, beta1, m)
+    np.add(m, np.multiply(g, 1 - beta1, s), m)
+    np.multiply(v, beta2, v)
+    np.multiply(g, g, s)
+    np.add(v, np.multiply(s, 1 - beta2, s), v)
 
 
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015, algorithm 1), with torch's placement of eps.
 
-    m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p - lr/(1-b1^t) * m / (sqrt(v/(1-b2^t)) + eps),
+    m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p - lr * m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps),
     where t counts the updates that this parameter has had. `weight_decay` adds decay * p to the gradient.
+
+    Args:
+        params, clip_norm, clip_value: see `Optimizer`.
+        lr: learning rate, a number or a `Schedule`.
+        betas: decay rates of the two moments, in [0, 1).
+        eps: added to the denominator.
+        weight_decay: factor of the L2 penalty.
 
     >>> import dist_dp as dp
     >>> from dist_dp import optim
@@ -36,12 +49,9 @@ class Adam(Optimizer):
     >>> optimizer = optim.Adam([w], lr=0.1)
     >>> (w * w).sum().backward()
     >>> optimizer.step()
-    >>> w
-    tensor([0.9], requires_grad=True)
+    >>> f"{w.item():.4f}"
+    '0.9000'
     """
-
-    state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
-    decoupled: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -50,62 +60,48 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        *,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        **clipping: Unpack[Clipping],
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults, clip_norm, clip_value)
-
-    def check(self, group: Mapping[str, Any]) -> None:
-        super().check(group)
-        for beta in group["betas"]:
-            if not 0 <= beta < 1:
-                raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']!r}")
-        for name in ("eps", "weight_decay"):
-            if not group[name] >= 0:
-                raise ValueError(f"{name} must be >= 0, got {group[name]!r}")
-
-    def rule(self, group: Mapping[str, Any], lr: float, count: int) -> _Rule:
-        beta1, beta2 = group["betas"]
-        return _Rule(
-            beta1,
-            beta2,
-            group["eps"],
-            group["weight_decay"],
-            self.decoupled,
-            1 - lr * group["weight_decay"],
-            lr / (1 - beta1**count),
-            1 / math.sqrt(1 - beta2**count),
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, **clipping
         )
 
-    def update(self, p: Array, g: Array, state: Mapping[str, Array], rule: _Rule, s: Array, t: Array) -> None:
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        if rule.decay:
-            if rule.decoupled:
-                np.multiply(p, rule.shrink, p)
-            else:
-                np.multiply(p, rule.decay, s)
-                np.add(g, s, g)
-        np.multiply(m, rule.beta1, m)
-        np.multiply(g, 1 - rule.beta1, s)
-        np.add(m, s, m)
-        np.multiply(v, rule.beta2, v)
-        np.multiply(g, g, s)
-        np.multiply(s, 1 - rule.beta2, s)
-        np.add(v, s, v)
-        np.sqrt(v, s)
-        np.multiply(s, rule.root, s)
-        np.add(s, rule.eps, s)
-        np.divide(m, s, s)
-        np.multiply(s, rule.rate, s)
-        np.subtract(p, s, p)
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        group["betas"] = checked_betas(group["betas"])
+        group["eps"] = number("eps", group["eps"])
+
+    def initial_state(self, group: Mapping[str, Any]) -> dict[str, float]:
+        return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+
+    def update(self, pieces: Pieces, group: Mapping[str, Any], lr: float, count: int) -> None:
+        beta1, beta2 = group["betas"]
+        root = math.sqrt(1 - beta2**count)  # sqrt(v)/root + eps = (sqrt(v) + eps*root)/root: one pass less
+        eps, rate = group["eps"] * root, lr * root / (1 - beta1**count)
+        for p, g, state, s, _ in pieces:
+            m, v = state["exp_avg"], state["exp_avg_sq"]
+            advance_moments(m, v, g, beta1, beta2, s)
+            np.sqrt(v, s)
+            np.add(s, eps, s)
+            np.divide(m, s, s)
+            np.multiply(s, rate, s)
+            np.subtract(p, s, p)
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): p = p - lr * decay * p, then Adam's step."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): p = p - lr * decay * p, then Adam's step.
 
-    decoupled: ClassVar[bool] = True
+    >>> import dist_dp as dp
+    >>> from dist_dp import optim
+    >>> w = dp.tensor([1.0], requires_grad=True)
+    >>> optimizer = optim.AdamW([w], lr=0.1, weight_decay=1.0)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> f"{w.item():.4f}"
+    '0.8000'
+    """
+
+    decay: ClassVar[Literal["gradient", "weights", "rule"]] = "weights"
 
     def __init__(
         self,
@@ -114,8 +110,6 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        *,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        **clipping: Unpack[Clipping],
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, clip_norm=clip_norm, clip_value=clip_value)
+        super().__init__(params, lr, betas, eps, weight_decay, **clipping)

@@ -8,13 +8,13 @@ backward is already the packed gradient, and an update or an exchange is one pas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tape import Array, Leaf
+from ..tape import Array, writes
 from ..tensor import Tensor
+from .clip import global_norm
 
 
 class Flat:
@@ -28,10 +28,10 @@ class Flat:
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         self.params = list(params)
-        sizes = [p.size for p in self.params]
-        self.bounds = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+        self.bounds: list[int] = [0, *np.cumsum([p.size for p in self.params]).tolist()]
         self.values: Array = np.empty(self.bounds[-1], self.params[0].dtype)
-        for p, view in zip(self.params, self.views(self.values), strict=True):
+        self._own = self.views(self.values)
+        for p, view in zip(self.params, self._own, strict=True):
             view[...] = p.data
             p.data = view
 
@@ -40,35 +40,72 @@ class Flat:
         pairs = zip(self.bounds, self.bounds[1:], self.params, strict=False)
         return [buffer[lo:hi].reshape(p.shape) for lo, hi, p in pairs]
 
+    def gather(self) -> None:
+        """Take in parameters whose `data` was replaced since (`p.data = x`, or another optimizer's buffer).
+
+        Raises:
+            RuntimeError: the new `data` has another shape or dtype.
+        """
+        for p, view in zip(self.params, self._own, strict=True):
+            if p.data is not view:
+                if p.shape != view.shape or p.dtype != view.dtype:
+                    raise RuntimeError(
+                        f"a parameter was {view.dtype} {view.shape} when its optimizer was made and is now "
+                        f"{p.dtype} {p.shape}; make the optimizer after the last change of dtype or shape"
+                    )
+                view[...] = p.data
+                writes.note(view, "p.data = x")
+                p.data = view
+
+    def note_written(self, touched: NDArray[np.bool_], by: str) -> None:
+        """Say that the touched parameters were just overwritten by `by`."""
+        if touched.all():
+            writes.note(self.values, by)
+        else:  # by parameter: a graph over the others is as good as before
+            for i in np.flatnonzero(touched).tolist():
+                writes.note(self._own[i], by)
+
 
 class GradientBuffer:
     """One gradient of all parameters of an optimizer: a flat array for each `Flat`, and which parameters have one.
 
-    A parameter without a gradient (no shard used it) holds zeros and is marked as untouched: the optimizer leaves it and its
-    moments alone.
+    A parameter without a gradient (no shard used it) holds zeros and is marked as untouched: the optimizer leaves it
+    and its moments alone. While a buffer receives, `p.grad` is a view of it; `p.grad.clone()` keeps it beyond
+    the step.
+
+    Attributes:
+        arrays: the gradients, one flat array for each `Flat`.
+        touched: which parameters have a gradient, in the order of the flats.
     """
 
     def __init__(self, flats: Sequence[Flat]) -> None:
         self.arrays = [np.empty_like(flat.values) for flat in flats]
-        self._leaves: list[Leaf] = [p.node for flat in flats for p in flat.params]
-        self._views = [view for flat, array in zip(flats, self.arrays, strict=True) for view in flat.views(array)]
-        self.touched: NDArray[np.bool_] = np.zeros(len(self._leaves), np.bool_)
+        views = [view for flat, array in zip(flats, self.arrays, strict=True) for view in flat.views(array)]
+        # Tensors and not their leaves: a parameter that was frozen and thawed has a new leaf.
+        self._slots = list(zip([p for flat in flats for p in flat.params], views, strict=True))
+        self.touched: NDArray[np.bool_] = np.zeros(len(self._slots), np.bool_)
 
     def receive(self) -> None:
         """Clear the gradients, and make this buffer the one that backward writes into from now on."""
-        for leaf, view in zip(self._leaves, self._views, strict=True):
-            leaf.sink = view
-            leaf.grad = None
-            leaf.touched = False
+        for p, view in self._slots:
+            leaf = p.node
+            if leaf is not None:
+                leaf.sink = view
+                leaf.grad = None
+                leaf.touched = False
 
     def seal(self) -> None:
         """Take note of which parameters received a gradient since `receive`; those that did not hold zeros."""
-        for i, (leaf, view) in enumerate(zip(self._leaves, self._views, strict=True)):
-            self.touched[i] = leaf.touched
-            if not leaf.touched:
+        touched = []
+        for p, view in self._slots:
+            leaf = p.node
+            has_gradient = leaf is not None and leaf.touched
+            touched.append(has_gradient)
+            if not has_gradient:
                 view.fill(0)
-            elif leaf.grad is not view:  # a gradient with a history (create_graph=True), or one assigned by hand
+            elif leaf.grad is not view:  # one with a history (create_graph=True), or another buffer's
                 view[...] = leaf.grad.data if isinstance(leaf.grad, Tensor) else leaf.grad
+        self.touched[:] = touched
 
     def add(self, other: GradientBuffer) -> GradientBuffer:
         """Add `other` into this buffer, element by element; returns this buffer."""
@@ -78,26 +115,27 @@ class GradientBuffer:
         return self
 
     def norm(self) -> float:
-        """The global 2-norm, sqrt(sum g^2), summed in float64 in one fixed order over the whole vector."""
-        total = 0.0
-        for array in self.arrays:
-            for lo in range(0, array.size, NORM_BLOCK):
-                part = array[lo : lo + NORM_BLOCK].astype(np.float64)
-                total += float(np.dot(part, part))
-        return float(np.sqrt(total))
+        """The global 2-norm sqrt(sum g^2), summed in float64 in one fixed order."""
+        return global_norm(
+            view for (_, view), touched in zip(self._slots, self.touched, strict=True) if touched
+        )
 
 
-NORM_BLOCK = 1 << 14  # elements summed at once: part of the order of additions, and so of the result
+def runs(touched: NDArray[np.bool_], counts: NDArray[np.int64], alone: bool = False) -> list[tuple[int, int]]:
+    """Maximal ranges [i, j) of neighbouring touched parameters with equal update counts: what one pass can update.
 
+    Args:
+        alone: a range for each touched parameter instead.
 
-def runs(touched: NDArray[Any], steps: NDArray[Any]) -> list[tuple[int, int]]:
-    """Maximal ranges [i, j) of neighbouring touched parameters with equal step counts: what one pass can update."""
-    if touched.all() and (steps == steps[0]).all():
+    >>> runs(np.array([True, True, False, True]), np.array([2, 2, 1, 2]))
+    [(0, 2), (3, 4)]
+    """
+    if not alone and touched.all() and (counts == counts[0]).all():
         return [(0, len(touched))]
-    out: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
     for i in np.flatnonzero(touched).tolist():
-        if out and out[-1][1] == i and steps[i - 1] == steps[i]:
-            out[-1] = (out[-1][0], i + 1)
+        if found and not alone and found[-1][1] == i and counts[i - 1] == counts[i]:
+            found[-1] = (found[-1][0], i + 1)
         else:
-            out.append((i, i + 1))
-    return out
+            found.append((i, i + 1))
+    return found
