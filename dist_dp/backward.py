@@ -7,7 +7,7 @@ plain arrays; with `create_graph=True` the same rules run on tensors and are rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -22,7 +22,7 @@ Target = Node | Leaf
 _seq = attrgetter("seq")
 
 
-def reach(roots: Iterable[Target], ends: Collection[Target] = ()) -> dict[Target, int]:
+def reach(roots: Iterable[Target], ends: Container[Target] = ()) -> dict[Target, int]:
     """All nodes and leaves behind `roots`, each with the number of recorded uses it has there (0 for a root).
 
     Nothing is looked for behind `ends`.

@@ -118,6 +118,18 @@ def flatten_like(structure: Structure, tree: Any, name: str, prefix: bool = Fals
     ]
 
 
+def paths(structure: Structure) -> list[str]:
+    """Where each leaf stands, as it would be written after the tree's name.
+
+    >>> paths(flatten({"w": 1, "layers": [2, 3]})[1])
+    ["['w']", "['layers'][0]", "['layers'][1]"]
+    """
+    if structure.kind is None:
+        return [""]
+    places = zip(structure.keys, structure.children, strict=True)
+    return [f"[{key!r}]{rest}" for key, child in places for rest in paths(child)]
+
+
 def map_leaves(fn: Callable[..., Any], tree: Any) -> Any:
     """The same tree with `fn(leaf)` for every leaf.
 

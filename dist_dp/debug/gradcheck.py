@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..backward import backward, forward
 from ..ops.core import apply, identity
-from ..pytree import flatten, unflatten
+from ..pytree import flatten, paths, unflatten
 from ..tape import Leaf, enable_grad
 from ..tensor import Tensor
 
@@ -282,12 +282,5 @@ def _names(fn: Callable[..., Any], inputs: Sequence[Any]) -> list[str]:
     for i, x in enumerate(inputs):
         name = plain[i] if i < len(plain) else f"input {i}"
         _, structure = flatten(x)
-        out += [name] if structure.kind is None else [f"{name}{path}" for path in _paths(structure)]
+        out += [name] if structure.kind is None else [f"{name}{path}" for path in paths(structure)]
     return out
-
-
-def _paths(structure: Any) -> list[str]:
-    if structure.kind is None:
-        return [""]
-    places = zip(structure.keys, structure.children, strict=True)
-    return [f"[{key!r}]{rest}" for key, child in places for rest in _paths(child)]
