@@ -1,5 +1,6 @@
 """The operations, a table per family; each row holds value, derivative rules and batch rule side by side."""
 
+from ..tensor import Tensor as _Tensor  # noqa: F401  # first: tensors and operations import each other
 from .core import Op, apply, as_array, binary, table, unary
 from .activation import *  # noqa: F403
 from .along import *  # noqa: F403
