@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from .compact import Compact, Part, total
 from .ops.core import Op, apply, identity, one_output, output
 from .tape import OFF, RECORD, Hook, Leaf, Node, mode, writes
 from .tensor import Tensor
 
 Target = Node | Leaf
 _seq = attrgetter("seq")
+
+MOST_COMPACT = 4096  # compact gradients of one leaf that wait to be added: a bound on memory
 
 
 def reach(roots: Iterable[Target], ends: Container[Target] = ()) -> dict[Target, int]:
@@ -123,6 +126,7 @@ def _sweep(
 ) -> None:
     inspect = mode.inspect
     owned: set[Target] = set()  # gradients summed into an array of our own, which may be added to in place
+    compact: dict[Target, list[Compact]] = {}  # those of leaves that are not written out yet
     order: list[Any] = sorted([n for n in uses if n.op is not None], key=_seq)
     node: Any = None
     try:
@@ -148,7 +152,8 @@ def _sweep(
                 )
             if writes.newest > node.seq:
                 _check_unchanged(node)
-            parents, saved, gradients = node.parents, node.saved, None
+            parents, saved = node.parents, node.saved
+            gradients: Sequence[Any] | None = None
             if g is None:
                 gradients = (None,) * len(parents)
             elif recorded:
@@ -159,6 +164,20 @@ def _sweep(
                 if parent is None or (wanted is not None and parent not in wanted):
                     continue
                 d = op.rules[i](g, *saved[i]) if gradients is None else gradients[i]
+                if isinstance(d, Compact):
+                    if inspect is None and parent.op is None and wanted is None and parent.hooks is None:
+                        waiting = compact.setdefault(parent, [])
+                        waiting.append(d)
+                        if len(waiting) == MOST_COMPACT:
+                            parent.accumulate(total(compact.pop(parent)))
+                        d = None
+                    elif inspect is None and parent in owned and isinstance(d, Part):
+                        d.add_to(grads[parent])
+                        d = None
+                    else:
+                        d = d.dense()
+                        if parent not in grads:
+                            owned.add(parent)
                 if d is not None and d.shape != parent.shape:
                     d = unbroadcast(d, parent.shape)
                 if inspect is not None:
@@ -172,6 +191,8 @@ def _sweep(
                         parent.accumulate(d)
                     uses[parent] -= 1
                     if uses[parent] == 0:
+                        if parent in compact:
+                            parent.accumulate(total(compact.pop(parent)))
                         if parent in grads:
                             _deposit(parent, grads.pop(parent), recorded)
                         if on_ready is not None:
@@ -182,9 +203,9 @@ def _sweep(
                     elif parent in owned:
                         np.add(grads[parent], d, grads[parent])
                     else:
-                        total = grads[parent] = grads[parent] + d
+                        grads[parent] = grads[parent] + d
                         # Neither a recorded tensor nor a 0-d sum, which is an immutable scalar.
-                        if type(total) is np.ndarray:
+                        if type(grads[parent]) is np.ndarray:
                             owned.add(parent)
             if not retain:
                 node.saved = None

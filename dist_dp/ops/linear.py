@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compact import row_product
 from ..tape import RECORD, Node, mode
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply, as_array
@@ -20,7 +21,7 @@ __all__ = ["linear"]
 
 
 def _rows(x: Any) -> Any:
-    return x if x.ndim == 2 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
+    return x if x.ndim == 2 else x[None] if x.ndim == 1 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _times(x: Any, w: Any) -> Any:
@@ -51,7 +52,7 @@ def _with_shape(x: TensorLike) -> Any:
 
 
 _x = lambda g, weight: _times(g, weight)  # noqa: E731
-_weight = lambda g, x: np.dot(_rows(g).T, _rows(x))  # noqa: E731
+_weight = lambda g, x: row_product(_rows(g), _rows(x))  # noqa: E731
 
 _linear = Op(
     "linear",

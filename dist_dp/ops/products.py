@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compact import row_product
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply, as_array, binary
 
@@ -87,7 +88,7 @@ def _stack_y(g: Any, x: Any, y_shape: tuple[int, ...]) -> Any:
     if len(y_shape) == 1:
         return g * x if x.ndim == 1 else g.reshape((math.prod(g.shape),)) @ _rows(x)
     if x.ndim == 1:
-        return x[:, None] * g[..., None, :]
+        return row_product(x[None], g[None]) if g.ndim == 1 else x[:, None] * g[..., None, :]
     if len(y_shape) == 2:
         return np.dot(_rows(x).T, _rows(g))
     return np.swapaxes(x, -1, -2) @ g
@@ -97,7 +98,7 @@ _matmul = Op(
     "matmul",
     np.ndarray.dot,
     "x y",
-    vjp=(lambda g, y: np.dot(g, y.T), lambda g, x: np.dot(x.T, g)),
+    vjp=(lambda g, y: np.dot(g, y.T), lambda g, x: row_product(x, g)),
     jvp=(lambda t, y: np.dot(t, y), lambda t, x: np.dot(x, t)),
     batch=_batched_matmul,
 )

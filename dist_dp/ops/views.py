@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.lib.stride_tricks import as_strided
 
+from ..compact import Part
 from ..tape import Array
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply, as_array, unary
@@ -72,7 +73,11 @@ part = Op(
     "part",
     getitem,
     params="index",
-    vjp=(lambda g, index, x_shape: place.run(g, params=(x_shape, index, 0)),),
+    vjp=(
+        lambda g, index, x_shape: (
+            place.run(g, params=(x_shape, index, 0)) if isinstance(g, Tensor) else Part(x_shape, index, g)
+        ),
+    ),
     jvp=(lambda t, index, x_shape: t[index],),
     batch=lambda op, size, inputs, batched, params: apply(op, inputs, (behind_examples(params[0]),)),
 )

@@ -1,0 +1,86 @@
+"""Gradients that are not written out yet.
+
+A program that uses one weight for every node of a tree, or takes an array apart row by row, makes thousands of gradients
+of one large array, each of them an outer product or zeros everywhere but in one place. Written out and added one by one
+they are most of the cost of a backward pass. Rules return them in compact form instead, and a sweep adds them together:
+many outer products are one matrix product, many parts are written into one array.
+
+Only sweeps over arrays see compact gradients; rules that are recorded compute with tensors as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .tape import Array
+
+FEW_ROWS = 16  # beyond, a product of its own is as fast as a share in a common one
+
+
+class Compact:
+    """A gradient in compact form; `shape` is that of the array it stands for."""
+
+    __slots__ = ("shape",)
+
+    shape: tuple[int, ...]
+
+    def dense(self) -> Array:
+        """The gradient as an array of its own."""
+        raise NotImplementedError
+
+
+class RowProduct(Compact):
+    """left^T right, where `left` (n, i) and `right` (n, j) have few rows: the gradient of a weight used for a few rows."""
+
+    __slots__ = ("left", "right")
+
+    def __init__(self, left: Array, right: Array) -> None:
+        self.left, self.right = left, right
+        self.shape = (left.shape[1], right.shape[1])
+
+    def dense(self) -> Array:
+        product: Array = np.dot(self.left.T, self.right)
+        return product
+
+
+class Part(Compact):
+    """`values` at the basic index `index` of an array of `shape`, zero elsewhere: the gradient of x for x[index]."""
+
+    __slots__ = ("index", "values")
+
+    def __init__(self, shape: tuple[int, ...], index: Any, values: Array) -> None:
+        self.shape, self.index, self.values = shape, index, values
+
+    def dense(self) -> Array:
+        out = np.zeros(self.shape, self.values.dtype)
+        out[self.index] = self.values
+        return out
+
+    def add_to(self, total: Array) -> None:
+        """Add this gradient to an array of its shape, in place."""
+        total[self.index] += self.values
+
+
+def row_product(left: Any, right: Any) -> Any:
+    """left^T right for matrices of equally many rows, in compact form where they are arrays of few rows."""
+    if type(left) is np.ndarray and type(right) is np.ndarray and left.shape[0] <= FEW_ROWS:
+        return RowProduct(left, right)
+    return np.dot(left.T, right)
+
+
+def total(gradients: Sequence[Compact]) -> Array:
+    """The sum of compact gradients of one array: first the products, as one product over all rows, then the parts."""
+    products = [g for g in gradients if isinstance(g, RowProduct)]
+    parts = [g for g in gradients if isinstance(g, Part)]
+    if products:
+        out = RowProduct(
+            np.concatenate([p.left for p in products]), np.concatenate([p.right for p in products])
+        ).dense()
+    else:
+        out = parts.pop(0).dense()
+    for part in parts:
+        part.add_to(out)
+    return out
