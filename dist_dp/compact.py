@@ -1,9 +1,9 @@
 """Gradients that are not written out yet.
 
-A program that uses one weight for every node of a tree, or takes an array apart row by row, makes thousands of gradients
-of one large array, each of them an outer product or zeros everywhere but in one place. Written out and added one by one
-they are most of the cost of a backward pass. Rules return them in compact form instead, and a sweep adds them together:
-many outer products are one matrix product, many parts are written into one array.
+A program that uses one weight for every node of a tree, or takes an array apart row by row, makes thousands of
+gradients of one large array, each of them an outer product or zeros everywhere but in one place. Written out and
+added one by one they are most of the cost of a backward pass. Rules return them in compact form instead, and a
+sweep adds them together: many outer products are one matrix product, many parts are written into one array.
 
 Only sweeps over arrays see compact gradients; rules that are recorded compute with tensors as ever.
 """
@@ -33,7 +33,7 @@ class Compact:
 
 
 class RowProduct(Compact):
-    """left^T right, where `left` (n, i) and `right` (n, j) have few rows: the gradient of a weight used for a few rows."""
+    """left^T right, `left` (n, i) and `right` (n, j) of few rows: the gradient of a weight used for a few rows."""
 
     __slots__ = ("left", "right")
 

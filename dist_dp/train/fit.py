@@ -61,6 +61,7 @@ def steps(
         batch_size: examples per step, over all shards.
         epochs: passes over the data.
         shards: logical shards per step (at most one worker each); 1 by default, or what the run was begun with.
+        max_steps: end after this many steps, if that is before the end of the last epoch.
         seed: of the order of examples and of everything random in the shards.
         run: the run directory. With it, checkpoints are written and a run that was interrupted goes on where it was.
         collate: makes a batch of a list of examples, for data that does not stack (trees, ragged sequences).

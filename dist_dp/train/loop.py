@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointNotSaved
@@ -24,6 +24,7 @@ from runtime.digest import digest as digest_of
 from runtime.events import Event, JsonLines, Sink, Tee
 from runtime.fingerprint import fingerprint, pin_blas_threads
 from runtime.fold import Fold
+from runtime.launch import blas_threads
 from runtime.run_lock import run_lock
 
 from .. import random
@@ -46,6 +47,7 @@ class Options(TypedDict, total=False):
     """The options that `fit` and `steps` share; see `steps` for what each means."""
 
     shards: int | None
+    max_steps: int | None
     seed: int
     run: str | os.PathLike[str] | None
     collate: Callable[[list[Any]], Any] | None
@@ -61,6 +63,7 @@ class Options(TypedDict, total=False):
 
 DEFAULTS: Options = {
     "shards": None,
+    "max_steps": None,
     "seed": 0,
     "run": None,
     "collate": None,
@@ -85,6 +88,9 @@ class Steps:
         validate: called after each epoch; the metrics that it returns are reported, and the loss shown to the
             schedules.
     """
+
+    # Whether any run of this process has come to its first step: the command tells a wrong argument from a failure by it.
+    begun: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -118,7 +124,8 @@ class Steps:
             options["drop_last"],
         )
         self._options = options
-        self.total_steps = optimizer.total_steps = self.batches.total_steps
+        self.total_steps = min(self.batches.total_steps, options["max_steps"] or self.batches.total_steps)
+        optimizer.total_steps = self.total_steps
         self.step = 0
         self.metrics: dict[str, float] = {}
         self.validate: Callable[[], dict[str, float]] | None = None
@@ -138,7 +145,7 @@ class Steps:
 
     def _loop(self) -> Generator[Shard, None, None]:
         with ExitStack() as stack:
-            stack.callback(pin_blas_threads(1).restore_original_limits)
+            stack.callback(pin_blas_threads(blas_threads()).restore_original_limits)
             self._open(stack)
             try:
                 yield from self._steps(stack)
@@ -148,6 +155,7 @@ class Steps:
             self.emit("end", digest=self.digest(), **self.metrics)
 
     def _steps(self, stack: ExitStack) -> Generator[Shard, None, None]:
+        Steps.begun = True
         shards = self.batches.shards
         keys = ((k, s) for k in range(self.step, self.total_steps) for s in range(shards))
         batches = prefetch(self._load, keys, self._options["prefetch"])
@@ -251,7 +259,7 @@ class Steps:
             "drop_last": self.batches.drop_last,
         }
         if self.optimizer.uses_total_steps:  # else a run may be prolonged
-            settings["epochs"] = self.batches.epochs
+            settings["total_steps"] = self.total_steps
         return {
             "format": MANIFEST_FORMAT,
             "version": __version__,
@@ -367,7 +375,7 @@ def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
                 f"unknown option {name!r}"
                 + (f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(DEFAULTS)}")
             )
-    for name in ("checkpoint_every", "keep_every", "keep_last", "prefetch"):
+    for name in ("checkpoint_every", "keep_every", "keep_last", "max_steps", "prefetch"):
         value, least = given.get(name), 0 if name in ("checkpoint_every", "prefetch") else 1
         if name in given and value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
             continue

@@ -1,0 +1,142 @@
+"""The cell of a binary Tree-LSTM as one recorded operation.
+
+A recursive model calls its cell once for every node of every tree, on arrays of a few hundred numbers, where an
+operation costs its overhead and little else. Composed of elementary operations a cell is about twenty of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..compact import row_product
+from ..tape import Array
+from ..tensor import Tensor
+from .core import Op, apply
+
+__all__ = ["tree_lstm"]
+
+Value = Tensor | Array
+State = tuple[Value, Value]
+
+
+def _matrix(x: Array) -> Array:
+    return x[None] if x.ndim == 1 else x
+
+
+def _forward(*xs_and_sides: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """(h, c), and for the rules the activated gates and tanh(c)."""
+    *xs, sides = xs_and_sides
+    gates = xs[0].copy()
+    for k in range(len(sides)):
+        gates += np.dot(xs[3 * k + 1], xs[3 * k + 3].T)
+    n = gates.shape[-1] // 5
+    squashed = gates[..., : 4 * n]
+    # One tanh for all five gates: sigmoid(x) = (1 + tanh(x / 2)) / 2.
+    squashed *= 0.5
+    np.tanh(gates, gates)
+    squashed *= 0.5
+    squashed += 0.5
+    c = gates[..., :n] * gates[..., 4 * n :]
+    for k, side in enumerate(sides):
+        c += gates[..., (1 + side) * n : (2 + side) * n] * xs[3 * k + 2]
+    tanh_c = np.tanh(c)
+    return (gates[..., 3 * n : 4 * n] * tanh_c, c), (gates, tanh_c)
+
+
+def _joint(g: Any, need: Sequence[bool], xs: Any, sides: tuple[int, ...], residuals: Any) -> list[Any]:
+    gates, tanh_c = residuals
+    gh, gc = g
+    n = tanh_c.shape[-1]
+    squashed = gates[..., : 4 * n]
+    o, cell = gates[..., 3 * n : 4 * n], gates[..., 4 * n :]
+    dc = tanh_c * tanh_c
+    np.subtract(1, dc, dc)
+    dc *= o
+    dc *= gh
+    dc += gc
+    d = np.zeros_like(gates) if len(sides) < 2 else np.empty_like(gates)
+    np.multiply(dc, cell, d[..., :n])
+    for k, side in enumerate(sides):
+        np.multiply(dc, xs[3 * k + 2], d[..., (1 + side) * n : (2 + side) * n])
+    np.multiply(gh, tanh_c, d[..., 3 * n : 4 * n])
+    slope = 1 - squashed
+    slope *= squashed
+    d[..., : 4 * n] *= slope
+    last = d[..., 4 * n :]
+    np.multiply(cell, cell, last)
+    np.subtract(1, last, last)
+    last *= dc
+    last *= gates[..., :n]
+    out: list[Any] = [d if need[0] else None]
+    for k, side in enumerate(sides):
+        h, _, weight = xs[3 * k + 1 : 3 * k + 4]
+        at = 3 * k + 1
+        out.append(np.dot(d, weight) if need[at] else None)
+        out.append(dc * gates[..., (1 + side) * n : (2 + side) * n] if need[at + 1] else None)
+        out.append(row_product(_matrix(d), _matrix(h)) if need[at + 2] else None)
+    return out
+
+
+def _composed(*xs_and_sides: Any) -> tuple[Tensor, Tensor]:
+    *xs, sides = xs_and_sides
+    gates = xs[0]
+    for k in range(len(sides)):
+        gates = gates + xs[3 * k + 1] @ xs[3 * k + 3].T
+    n = gates.shape[-1] // 5
+    i, f_left, f_right, o = (gates[..., j * n : (j + 1) * n].sigmoid() for j in range(4))
+    c = i * gates[..., 4 * n :].tanh()
+    for k, side in enumerate(sides):
+        c = c + (f_left, f_right)[side] * xs[3 * k + 2]
+    return o * c.tanh(), c
+
+
+_tree_lstm = Op(
+    "tree_lstm", _forward, "*xs", params="sides", joint=_joint, outputs=2, residuals=True, composed=_composed
+)
+
+
+def tree_lstm(
+    gates: Value, left: State | None, right: State | None, weight_left: Value, weight_right: Value
+) -> tuple[Tensor, Tensor]:
+    """The state (h, c) of a tree from its root's input and the states of its two subtrees; either may be absent.
+
+    (i, f_l, f_r, o) = sigmoid and u = tanh of gates + h_l W_l^T + h_r W_r^T;  c = i u + f_l c_l + f_r c_r;
+    h = o tanh(c). Tai, Socher and Manning 2015, equations 9 to 14 with N = 2.
+
+    Args:
+        gates: what the input adds to the gates, (..., 5 hidden) in the order i, f_l, f_r, o, u.
+        left, right: (h, c) of a subtree, each (..., hidden), or None, which counts as zeros.
+        weight_left, weight_right: (5 hidden, hidden).
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    >>> import numpy as np
+    >>> from dist_dp import ops
+    >>> w = np.zeros((10, 2))
+    >>> h, c = ops.tree_lstm(np.zeros(10), None, (np.ones(2), np.ones(2)), w, w)
+    >>> c.tolist()
+    [0.5, 0.5]
+    """
+    xs: list[Any] = [gates]
+    sides: tuple[int, ...] = ()
+    width, hidden = weight_left.shape
+    if gates.shape[-1:] != (5 * hidden,) or width != 5 * hidden:
+        raise ValueError(
+            "tree_lstm: gates must be (..., 5 hidden) and the weights (5 hidden, hidden), "
+            f"got {gates.shape} and {weight_left.shape}"
+        )
+    for side, (state, weight) in enumerate(((left, weight_left), (right, weight_right))):
+        if state is not None:
+            h, c = state
+            if h.shape != c.shape or h.shape[-1] != hidden:
+                raise ValueError(
+                    f"tree_lstm: {('left', 'right')[side]} must be (h, c), both (..., {hidden}), "
+                    f"got {h.shape} and {c.shape}"
+                )
+            xs += (h, c, weight)
+            sides += (side,)
+    return apply(_tree_lstm, xs, (sides,))  # type: ignore[no-any-return]
