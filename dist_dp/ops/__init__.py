@@ -10,6 +10,7 @@ from .elementwise import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .loss import *  # noqa: F403
+from .normalise import *  # noqa: F403
 from .order import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .products import *  # noqa: F403
