@@ -1,6 +1,6 @@
 """dist_dp: differentiable programs, trained data-parallel; one run, one answer."""
 
-from . import debug
+from . import debug, numpy
 from ._version import __version__
 from .functional import (
     checkpoint,
@@ -38,6 +38,7 @@ __all__ = [
     "jvp",
     "linearize",
     "no_grad",
+    "numpy",
     "stop_gradient",
     "value_and_grad",
     "vjp",

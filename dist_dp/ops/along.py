@@ -125,7 +125,7 @@ def _taken(x: Array, index: Array, axis: int) -> Array:
     return x.take(index, axis)
 
 
-pick = Op(
+pick: Op = Op(
     "take",
     _taken,
     "x index",
@@ -135,7 +135,7 @@ pick = Op(
     batch=_along_batch,
     same_dtype=(0,),
 )
-scatter = Op(
+scatter: Op = Op(
     "scatter",
     _scattered,
     "x index",
@@ -145,7 +145,7 @@ scatter = Op(
     batch=_along_batch,
     same_dtype=(0,),
 )
-put = Op(
+put: Op = Op(
     "put",
     _put_forward,
     "x index value",
@@ -185,7 +185,7 @@ def _flattened(*arguments: Any) -> Array:
 
 
 # Indices along several axes as one index along their product, checked and made positive.
-flat_index = Op("flat_index", _flattened, "*indices", params="lengths axes", batch=aligned)
+flat_index: Op = Op("flat_index", _flattened, "*indices", params="lengths axes", batch=aligned)
 
 
 # ----- functions -----
@@ -193,7 +193,7 @@ flat_index = Op("flat_index", _flattened, "*indices", params="lengths axes", bat
 
 def integers(index: Any, what: str) -> Any:
     """`index` as an array or Tensor of integers."""
-    entry = index if isinstance(index, Tensor) else np.asarray(index)
+    entry: Any = index if isinstance(index, Tensor) else np.asarray(index)
     entry = entry if entry.size or isinstance(index, (Tensor, np.ndarray)) else entry.astype(np.intp)
     if entry.dtype.kind not in "iu":
         raise TypeError(f"`{what}` must be integers, got dtype {entry.dtype}; convert with x.astype('int64')")

@@ -20,7 +20,7 @@ from .along import flat_index, pick, put, scatter
 from .core import Op, TensorLike, apply, as_array, unary
 from .elementwise import add
 from .order import nonzero
-from .views import behind_examples, broadcast_to, lifted, part, place, reshape, transpose
+from .views import behind_examples, broadcast_to, inverse, lifted, part, place, reshape, transpose
 
 __all__ = ["add_at", "get_item", "plain_index", "set_item"]
 
@@ -41,7 +41,8 @@ def _replaced(x: Array, value: Any, index: Any) -> Array:
 
 
 def _part_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
-    return np.broadcast_to(np.False_, shape)[index].shape
+    chosen: Array = np.broadcast_to(np.False_, shape)[index]
+    return chosen.shape
 
 
 def _replace_batch(
@@ -59,7 +60,7 @@ def _replace_batch(
     return apply(op, (x, value), (behind_examples(index),))
 
 
-_replace = Op(
+_replace: Op = Op(
     "replace",
     _replaced,
     "x value",
@@ -144,7 +145,7 @@ def _located(x: Tensor, entries: Sequence[Any]) -> tuple[Tensor, Any, int, Resto
     stop = first + len(axes)
     joined = reshape(transpose(y, order), (*shape[:first], math.prod(shape[first:stop]), *shape[stop:]))
     where = apply(flat_index, list(arrays.values()), (shape[first:stop], x_axes))
-    back = sorted(range(len(order)), key=order.__getitem__)
+    back = inverse(order)
     return joined, where, first, lambda changed: into_x(transpose(reshape(changed, shape), back))
 
 
@@ -239,7 +240,7 @@ def _fitting(x: Tensor, value: Any, shape: tuple[int, ...]) -> Any:
     """`value` as it can be written to a place of `shape` in `x`: of the dtype of x, of no more axes, not a
     wider shape.
     """
-    given = value if isinstance(value, Tensor) else as_array(value)
+    given: Any = value if isinstance(value, Tensor) else as_array(value)
     if not np.can_cast(given.dtype, x.dtype, "same_kind"):
         raise TypeError(
             f"`value` of dtype {given.dtype} does not fit a tensor of {x.dtype}; convert one of them first"
@@ -285,10 +286,10 @@ def set_item(x: TensorLike, index: Any, value: TensorLike) -> Tensor:
         return apply(_replace, (x, value), (basic,))  # type: ignore[no-any-return]
     y, where, axis, restore = located
     shape = _chosen_shape(y, where, axis)
-    value = _fitting(x, value, shape)
-    if not isinstance(value, (int, float)) and value.shape != shape:
-        value = broadcast_to(value, shape)
-    return restore(apply(put, (y, where, value), (axis,)))
+    fitted = _fitting(x, value, shape)
+    if not isinstance(fitted, (int, float)) and fitted.shape != shape:
+        fitted = broadcast_to(fitted, shape)
+    return restore(apply(put, (y, where, fitted), (axis,)))
 
 
 def add_at(x: TensorLike, index: Any, value: TensorLike) -> Tensor:

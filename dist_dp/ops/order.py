@@ -22,7 +22,8 @@ __all__ = ["argsort", "nonzero", "one_hot", "searchsorted", "sort", "topk", "uni
 def _argsorted(x: Array, axis: int, descending: bool) -> Array:
     if not descending:
         return np.argsort(x, axis, kind="stable")
-    return x.shape[axis] - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    backwards: Array = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    return x.shape[axis] - 1 - backwards
 
 
 _argsort = Op(
@@ -147,7 +148,11 @@ def unique(x: TensorLike) -> Tensor:
 
 
 def _one_hot_forward(index: Array, length: int, dtype: Any) -> Array:
-    return (index[..., None] == np.arange(length)).astype(dtype)
+    if index.size and not 0 <= index.min() <= index.max() < length:
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise IndexError(f"`index` of one_hot must be from 0 to {length - 1}, got {wrong}")
+    hot: Array = index[..., None] == np.arange(length)
+    return hot.astype(dtype)
 
 
 _one_hot = Op("one_hot", _one_hot_forward, "index", params="length dtype", batch=same)
@@ -167,8 +172,6 @@ def one_hot(index: Any, num_classes: int | None = None, dtype: DTypeLike = np.fl
             [0., 0., 1.]])
     """
     at = lifted(integers(index, "index"))
-    low, high = (int(at.data.min()), int(at.data.max())) if at.size else (0, -1)
-    length = high + 1 if num_classes is None else num_classes
-    if low < 0 or high >= length:
-        raise IndexError(f"`index` of one_hot must be from 0 to {length - 1}, got {low if low < 0 else high}")
-    return unary(_one_hot, at, (length, np.dtype(dtype)))
+    if num_classes is None:
+        num_classes = int(at.data.max()) + 1 if at.size else 0
+    return unary(_one_hot, at, (num_classes, np.dtype(dtype)))

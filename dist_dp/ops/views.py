@@ -57,7 +57,7 @@ def behind_examples(index: Any) -> tuple[Any, ...]:
 
 # x in the part `index` of an array of `shape` that is `fill` elsewhere: the transpose of `part`, and constant
 # padding.
-place = Op(
+place: Op = Op(
     "place",
     _placed,
     params="shape index fill",
@@ -69,7 +69,7 @@ place = Op(
 )
 
 # x[index] for integers, slices, None and Ellipsis.
-part = Op(
+part: Op = Op(
     "part",
     getitem,
     params="index",
@@ -156,7 +156,8 @@ def squeeze(x: TensorLike, axis: Shape | None = None) -> Tensor:
 # ----- transpose -----
 
 
-def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation of axes that undoes `axes`."""
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
 
 
@@ -164,7 +165,7 @@ _transpose = Op(
     "transpose",
     lambda x, axes: x.transpose(axes),
     params="axes",
-    vjp=(lambda g, axes: np.transpose(g, _inverse(axes)),),
+    vjp=(lambda g, axes: np.transpose(g, inverse(axes)),),
     jvp=(lambda t, axes: np.transpose(t, axes),),
     batch=lambda op, size, inputs, batched, params: apply(op, inputs, ((0, *[a + 1 for a in params[0]]),)),
 )
@@ -304,7 +305,7 @@ def _shifted_axis(
     return apply(op, inputs, (params[0] + 1, *params[1:]))
 
 
-_unfold = Op(
+_unfold: Op = Op(
     "unfold",
     _windows,
     params="axis size step",
@@ -312,7 +313,7 @@ _unfold = Op(
     jvp=(lambda t, axis, size, step, x_shape: _unfold.run(t, params=(axis, size, step)),),
     batch=_shifted_axis,
 )
-_fold = Op(
+_fold: Op = Op(
     "fold",
     _folded,
     params="axis size step length",
