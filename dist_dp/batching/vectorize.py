@@ -90,11 +90,8 @@ class Batched(Tensor):
         return self.value.node
 
     @property
-    def data(self) -> NoReturn:  # type: ignore[override]
-        raise TypeError(
-            f"a value was asked for inside vmap, where this tensor of shape {self.shape} stands for "
-            f"{self.level.size} examples: `if`, float() and item() cannot depend on one; use dp.ops.where, or loop"
-        )
+    def data(self) -> Any:  # type: ignore[override]
+        return _Form(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,6 +137,32 @@ class Batched(Tensor):
             )
         self.value = lifted(result, self.level).value
         return self
+
+
+class _Form:
+    """What stands for the array of an example: its shape and dtype can be asked for, its values cannot."""
+
+    __slots__ = ("dtype", "level", "nbytes", "ndim", "shape", "size")
+
+    def __init__(self, x: Batched) -> None:
+        self.shape, self.ndim, self.size = x.shape, x.ndim, x.size
+        self.dtype, self.nbytes, self.level = x.dtype, x.nbytes, x.level
+
+    def _refused(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"a value was asked for inside vmap, where this tensor of shape {self.shape} stands for "
+            f"{self.level.size} examples: `if`, float() and item() cannot depend on one, and it is of no use "
+            "outside; choose with dp.ops.where, or loop over the examples"
+        )
+
+    __array__ = __array_ufunc__ = __array_function__ = _refused
+    __bool__ = __float__ = __int__ = __index__ = __getitem__ = __eq__ = _refused
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # NumPy and copy look whether an object has them
+            raise AttributeError(name)
+        self._refused()
 
 
 def lifted(x: Any, level: Level) -> Batched:
