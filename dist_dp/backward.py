@@ -208,7 +208,7 @@ def _sweep(
                         if type(grads[parent]) is np.ndarray:
                             owned.add(parent)
             if not retain:
-                node.saved = None
+                node.saved = saved = None  # the arrays go now, not when the next node replaces them
     except Exception as error:
         if node is not None:
             error.add_note(f"in the backward pass of {_describe(node)}")
