@@ -4,15 +4,20 @@ from ..tensor import Tensor as _Tensor  # noqa: F401  # first: tensors and opera
 from .core import Op, apply, as_array, binary, table, unary
 from .activation import *  # noqa: F403
 from .along import *  # noqa: F403
+from .attention import *  # noqa: F403
 from .comparison import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .elementwise import *  # noqa: F403
+from .extrema import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .normalise import *  # noqa: F403
+from .norms import *  # noqa: F403
 from .order import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .products import *  # noqa: F403
+from .reduce import *  # noqa: F403
+from .scan import *  # noqa: F403
 from .shape import *  # noqa: F403
 from .views import *  # noqa: F403
