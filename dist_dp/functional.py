@@ -12,7 +12,7 @@ Inputs and outputs may be dicts, lists, tuples and named tuples of arrays, and e
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -103,7 +103,8 @@ class _Run:
                 roots.append((root.node, seed if recorded else seed.data))
         targets = [whole(x).node for x in self.inputs]
         found = backward(roots, targets=targets, retain_graph=retain, create_graph=recorded)
-        return [_result(g, x) for g, x in zip(_unshared(found), self.inputs, strict=True)]
+        owned = _owned(found, [seed for _, seed in roots])
+        return [_result(g, x) for g, x in zip(owned, self.inputs, strict=True)]
 
     def push(self, tangents: Sequence[Tensor]) -> list[Tensor]:
         """J applied to tangents of the inputs: one tangent for each output."""
@@ -113,7 +114,8 @@ class _Run:
             seed = whole(spread(t, _active()))
             seeds[whole(x).node] = seed if recorded else seed.data
         found = forward(seeds, [whole(out).node for out in self.outs], create_graph=recorded)
-        return [_result(t, out) for t, out in zip(_unshared(found), self.outs, strict=True)]
+        owned = _owned(found, seeds.values())
+        return [_result(t, out) for t, out in zip(owned, self.outs, strict=True)]
 
 
 def _active() -> Any:
@@ -136,9 +138,9 @@ def _result(value: Any, like: Tensor) -> Tensor:
     return under(value if isinstance(value, Tensor) else Tensor._of(value, None), levels(like))
 
 
-def _unshared(found: Sequence[Any]) -> list[Any]:
-    """Arrays of their own: what a sweep returns may be a view, or one array twice."""
-    seen: set[int] = set()
+def _owned(found: Iterable[Any], seeds: Iterable[Any]) -> list[Any]:
+    """Arrays of their own: what a sweep returns may be a view, one array twice, or the seed it was given."""
+    seen = {id(seed) for seed in seeds}
     out = []
     for value in found:
         if value is not None and not isinstance(value, Tensor):
