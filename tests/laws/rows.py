@@ -123,7 +123,7 @@ class Draw:
         array = np.asarray(array)
         how = self.integer(0, 3)
         if how == 1:  # columns first
-            array = np.asfortranarray(array)
+            array = np.asarray(array, order="F")
         elif how == 2:  # every second element of a larger array
             wide = np.repeat(array, 2, axis=-1) if array.ndim else array
             array = wide[..., ::2] if array.ndim else wide
