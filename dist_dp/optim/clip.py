@@ -24,7 +24,7 @@ NORM_BLOCK = 1 << 13
 def square_sum(block: Array) -> float:
     """The sum of squares of a 1-D array of at most NORM_BLOCK elements, in float64."""
     wide = block.astype(np.float64, copy=False)
-    return float(np.dot(wide, wide))
+    return float(wide.dot(wide))
 
 
 def global_norm(arrays: Iterable[Array], norm_type: float = 2.0) -> float:

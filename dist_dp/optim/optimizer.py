@@ -88,7 +88,7 @@ class Pieces:
             if self.scale != 1:
                 g = np.multiply(g, self.scale, own)
             if self.limit is not None:
-                g = np.minimum(np.maximum(g, -self.limit, own), self.limit, own)
+                g = np.clip(g, -self.limit, self.limit, out=own)
             if self.coupled != 0:
                 g = np.add(g, np.multiply(p, self.coupled, s), own)
             if self.shrink != 1:

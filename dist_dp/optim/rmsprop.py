@@ -79,7 +79,7 @@ class RMSprop(Optimizer):
                 np.multiply(mean, alpha, mean)
                 np.add(mean, np.multiply(g, 1 - alpha, s), mean)
                 np.subtract(v, np.multiply(mean, mean, s), s)
-                variance = np.maximum(s, 0, s)  # rounding may leave a small negative number
+                variance = np.maximum(s, 0, out=s)  # rounding may leave a small negative number
             np.sqrt(variance, s)
             np.add(s, eps, s)
             d = np.divide(g, s, s)
