@@ -22,7 +22,8 @@ from laws.rows import Call, Draw, Row
 
 from dist_dp.backward import backward, reach
 from dist_dp.debug import gradcheck
-from dist_dp.pytree import flatten, map_leaves
+from dist_dp.functional import vmap
+from dist_dp.pytree import flatten, map_leaves, unflatten
 from dist_dp.tensor import Tensor
 
 FAMILIES = sorted(path.stem for path in Path(__file__).parent.glob("rows_*.py"))
@@ -212,6 +213,36 @@ def test_reference_counts_alone_free_the_graph(row: Row) -> None:
         gc.enable()
 
 
+@every_row
+def test_a_batch_is_a_loop_over_its_examples(row: Row) -> None:
+    def law(row: Row, sample: Sample) -> None:
+        examples, structure = [], None
+        for variant in range(3):
+            call = sample.call(variant)
+            flat, structure = flatten((call.args, call.kwargs))
+            examples.append(flat)
+        arrays = [i for i, x in enumerate(examples[0]) if isinstance(x, np.ndarray)]
+        for chosen in {tuple(arrays), tuple(arrays[:1]), tuple(arrays[1:])} - {()}:
+
+            def one(*parts: Any, chosen: tuple[int, ...] = chosen) -> list[Any]:
+                full = list(examples[0])
+                for i, part in zip(chosen, parts, strict=True):
+                    full[i] = part
+                args, kwargs = unflatten(structure, full)
+                return leaves(row.fn(*args, **kwargs))
+
+            columns = [[flat[i] for flat in examples] for i in chosen]
+            loop = [one(*parts) for parts in zip(*columns, strict=True)]
+            got = vmap(one)(*[np.stack(column) for column in columns])
+            for out, parts in zip(got, zip(*loop, strict=True), strict=True):
+                expected = np.stack([o.data for o in parts])
+                assert out.shape == expected.shape and out.dtype == expected.dtype
+                np.testing.assert_allclose(out.data, expected, rtol=10 * row.rtol, atol=10 * row.rtol)
+
+    if row.batched:
+        holds(law, row, examples=2)
+
+
 # ----- the table as a whole
 
 
@@ -239,6 +270,25 @@ def test_every_operation_with_rules_is_in_the_table(shipped_ops: dict[str, Any])
         name for name, op in shipped_ops.items() if op.rules is not None or op.joint is not None
     }
     assert differentiable - reached_ops() - set(EXEMPT) == set()
+
+
+# vmap computes these example by example.
+WITHOUT_BATCH_RULE: set[str] = set()
+
+# Forward mode transposes the backward rules of these, which costs more.
+WITHOUT_FORWARD_RULE: set[str] = set()
+
+
+def test_operations_without_a_batch_rule_are_known(shipped_ops: dict[str, Any]) -> None:
+    assert {name for name, op in shipped_ops.items() if op.batch is None} == WITHOUT_BATCH_RULE | {"output"}
+
+
+def test_operations_without_a_forward_rule_are_known(shipped_ops: dict[str, Any]) -> None:
+    differentiable = {
+        name: op for name, op in shipped_ops.items() if op.rules is not None or op.joint is not None
+    }
+    missing = {name for name, op in differentiable.items() if op.jvp is None and op.composed is None}
+    assert missing == WITHOUT_FORWARD_RULE
 
 
 def test_row_names_are_unique() -> None:
