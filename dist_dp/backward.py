@@ -237,8 +237,9 @@ def _into_slot(node: Node, g: Any, grads: dict[Target, Any]) -> None:
     """Put the gradient of one output among those of its operation, where the joint rule finds them together."""
     (common,) = node.parents
     slots = grads.setdefault(common, [None] * len(common.shape))
-    if g is not None:
-        slots[node.params[0]] = g
+    if g is not None:  # a sweep that is itself differentiated has read the output under a node of its own
+        i = node.params[0]
+        slots[i] = g if slots[i] is None else slots[i] + g
 
 
 def _filled(node: Node, g: Any) -> Any:
