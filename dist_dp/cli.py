@@ -6,6 +6,7 @@ told in a line; 130 Ctrl-C. Everything that is heavy is imported where it is nee
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -125,10 +126,12 @@ def _wrong_call(error: Exception) -> traceback.FrameSummary | None:
     if Steps.begun or not isinstance(error, TypeError | ValueError | LookupError | OSError):
         return None
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame.filename.startswith(_OURS) for frame in frames]
+    # Generated code (of a dataclass, say) and context managers stand between frames of ours.
+    ours = [frame.filename.startswith((*_OURS, "<", contextlib.__file__)) for frame in frames]
     # The program's frames, then ours up to the one that raised: nothing of the program failed on the way.
     border = ours.index(True) if True in ours else 0
-    return frames[border - 1] if border and all(ours[border:]) else None
+    raised_here = bool(frames) and frames[-1].filename.startswith(_OURS)
+    return frames[border - 1] if border and raised_here and all(ours[border:]) else None
 
 
 # --- inspect ------------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class _Bar:
             self._live = Progress(
                 BarColumn(bar_width=20),
                 TextColumn("{task.description}", markup=False, table_column=one_line),
-                console=Console(file=self._stream),
+                console=Console(file=self._stream, force_terminal=True),
                 auto_refresh=False,
                 transient=True,  # what stays of it are the lines
                 # What the program prints appears above the bar, unless it goes to a file or a pipe.
