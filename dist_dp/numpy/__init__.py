@@ -339,9 +339,40 @@ unique = like(np.unique, ops.unique)
 
 # ----- values without gradient -----
 
-shape = on_values(np.shape)
-ndim = on_values(np.ndim)
-size = on_values(np.size)
+
+@stands_for(np.shape)
+def shape(a: TensorLike) -> tuple[int, ...]:
+    """The lengths of the axes.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.shape([[1.0, 2.0]])
+    (1, 2)
+    """
+    return lifted(a).shape
+
+
+@stands_for(np.ndim)
+def ndim(a: TensorLike) -> int:
+    """The number of axes.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.ndim([[1.0, 2.0]])
+    2
+    """
+    return lifted(a).ndim
+
+
+@stands_for(np.size)
+def size(a: TensorLike, axis: int | None = None) -> int:
+    """The number of elements, or of those along `axis`.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.size([[1.0, 2.0]])
+    2
+    """
+    return lifted(a).size if axis is None else lifted(a).shape[axis]
+
+
 argwhere = on_values(np.argwhere)
 flatnonzero = on_values(np.flatnonzero)
 array_equiv = on_values(np.array_equiv)

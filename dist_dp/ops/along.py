@@ -85,31 +85,31 @@ def _lasting(g: Any, index: Array, axis: int, length: int) -> Any:
     )
 
 
+def _with_examples(x: Any, size: int, has: bool) -> Any:
+    """`x` with `size` examples on axis 0; a number stays one."""
+    return x if has or isinstance(x, (int, float)) else np.broadcast_to(x, (size, *x.shape))
+
+
+def _joined(x: Any, axis: int) -> Any:
+    """The examples of `x` moved from axis 0 to `axis`."""
+    return x if isinstance(x, (int, float)) else np.moveaxis(x, 0, axis)
+
+
 def _along_batch(
     op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]
 ) -> Any:
-    """The examples join the axis that is indexed: example b finds its places from b times the axis's length
-    on.
-    """
+    """The examples join the indexed axis: example b finds its places from b times the axis's length on."""
     axis, *rest = params
     x, index, *values = inputs
-    if not batched[1]:
-        if values:  # put: both must have the examples in front
-            x, *values = (
-                y if has else np.broadcast_to(y, (size, *np.shape(y)))
-                for y, has in zip((x, *values), (batched[0], batched[2]), strict=True)
-            )
-        return apply(op, (x, index, *values), (axis + 1, *rest))
     if op is pick and not batched[0]:
         return np.moveaxis(apply(op, (x, index), (axis,)), axis, 0)
-    has = (batched[0], *batched[2:])
-    x, *values = (
-        np.moveaxis(y if b else np.broadcast_to(y, (size, *np.shape(y))), 0, axis)
-        for y, b in zip((x, *values), has, strict=True)
-    )
+    x = _with_examples(x, size, batched[0])
+    values = [_with_examples(v, size, has) for v, has in zip(values, batched[2:], strict=True)]
+    if not batched[1]:
+        return apply(op, (x, index, *values), (axis + 1, *rest))
+    x, *values = (_joined(y, axis) for y in (x, *values))
     length = rest[0] if op is scatter else x.shape[axis + 1]
-    rank = np.ndim(index) - 1
-    examples = np.arange(size).reshape((size, *(1,) * rank))
+    examples = np.arange(size).reshape((size, *(1,) * (index.ndim - 1)))
     index = flat_index.run(examples, index, params=((size, length), (0, axis)))
     if op is scatter:
         rest = [size * length]

@@ -185,7 +185,7 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None)
     """
     x = reshape(x, -1) if axis is None else lifted(x)
     at = normalize_axis_index(axis or 0, x.ndim)
-    counts = np.asarray(repeats)
+    counts = np.asarray(repeats) if np.size(repeats) else np.zeros(0, np.intp)
     if counts.dtype.kind not in "iu" or (counts < 0).any():
         raise ValueError(f"`repeats` must be integers from 0 on, got {repeats!r}")
     if counts.size == 1:

@@ -103,7 +103,7 @@ def repeat(d: Draw) -> Call:
     x = d.array(d.shape(1))
     axis = d.pick(None, d.axis(x.ndim))
     n = x.size if axis is None else x.shape[axis]
-    return Call(x, d.pick(2, 0, [i % 3 for i in range(n)]), axis)
+    return Call(x, d.pick(2, 0, [i % 3 for i in range(n)] or 1), axis)
 
 
 def roll(d: Draw) -> Call:
