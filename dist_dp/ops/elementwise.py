@@ -77,9 +77,11 @@ __all__ = [
 
 
 def settled(g: Any, gradient: Any) -> Any:
-    """`gradient`, with 0 where the incoming gradient `g` is 0 (checked only if something is not finite)."""
+    """`gradient`, with 0 where the incoming gradient `g` is 0 (looked at only if something is not finite)."""
     values = gradient.data if isinstance(gradient, Tensor) else gradient
-    return gradient if math.isfinite(values.sum()) else np.where(g == 0, np.zeros_like(values), gradient)
+    if math.isfinite(np.vdot(values, values)):  # one pass, no temporary; an overflow is a harmless false alarm
+        return gradient
+    return np.where(g == 0, 0, gradient)
 
 
 def one(name: str, forward: Callable[..., Any], rule: Rule | None = None) -> Op:
@@ -176,12 +178,14 @@ _hypot = two(
 )
 
 
-def _share(g: Any, x: Any, out: Any) -> Any:
-    # e^(x - out), but at the same infinity x - out is NaN: there +inf gets half, and -inf nothing.
-    return g * np.where(np.isinf(out), np.where((x == out) & (out > 0), 0.5, 0), np.exp(x - out))
+def _share(g: Any, x: Any, y: Any, out: Any) -> Any:
+    # e^(x - out). Where that is inf - inf: all of the gradient to the argument that is +inf, none where both are -inf.
+    infinite = np.isinf(out)
+    weighted = g * np.exp(np.where(infinite, 0, x - out))
+    return np.where(infinite, np.where((x == out) & (out > 0), np.where(x == y, 0.5 * g, g), 0), weighted)
 
 
-_logaddexp = two("logaddexp", np.logaddexp, _share, lambda g, y, out: _share(g, y, out))
+_logaddexp = two("logaddexp", np.logaddexp, _share, lambda g, x, y, out: _share(g, y, x, out))
 _copysign = two("copysign", np.copysign, lambda g, x, out: g * (np.sign(x) * np.sign(out)), None)
 
 add = function2(add_op, "x + y. Derivatives: 1 and 1.")
@@ -223,7 +227,7 @@ def _unary(name: str, forward: Callable[..., Any], rule: Rule | None, doc: str) 
 
 
 abs = _unary("abs", np.abs, lambda g, x: g * np.sign(x), "|x|. Derivative: sign(x), 0 at 0.")
-exp = _unary("exp", np.exp, lambda g, out: g * out, "e^x. Derivative: e^x.")
+exp = _unary("exp", np.exp, lambda g, out: settled(g, g * out), "e^x. Derivative: e^x.")
 exp2 = _unary("exp2", np.exp2, lambda g, out: g * (out * math.log(2)), "2^x. Derivative: 2^x log 2.")
 expm1 = _unary("expm1", np.expm1, lambda g, out: g * (out + 1), "e^x - 1, accurate near 0. Derivative: e^x.")
 log = _unary("log", np.log, lambda g, x: settled(g, g / x), "Natural logarithm. Derivative: 1/x.")

@@ -1,0 +1,325 @@
+"""Reductions that weigh every element: sums, means, variances, products and logsumexp.
+
+The derivative of a reduction is a set of weights, one per element: its gradient is the incoming one, spread over the
+reduced axes, times the weights; its tangent is the sum of the tangents times the weights. Reductions that choose among
+the elements are in `extrema.py`, norms in `norms.py`, running sums and products in `scan.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..tape import Array
+from ..tensor import Tensor
+from .axes import Axes, Axis, kept, kept_shape, length, normal_axes, shifted, spread
+from .comparison import astype
+from .core import Op, TensorLike, unary
+from .scan import cumulative_product, delay
+from .views import broadcast_to, lifted, reshape, transpose
+
+__all__ = [
+    "average",
+    "logsumexp",
+    "mean",
+    "prod",
+    "std",
+    "sum",
+    "var",
+]
+
+
+# ----- sums and moments -----
+
+
+def total(x: Any, axis: Axes, keepdims: Any) -> Any:
+    """The sum of an array."""
+    return np.add.reduce(x, axis, keepdims=keepdims)
+
+
+_sum = Op(
+    "sum",
+    total,
+    params="axis keepdims",
+    vjp=(lambda g, axis, keepdims, x_shape: spread(g, axis, keepdims, x_shape),),
+    jvp=(lambda t, axis, keepdims, x_shape: np.sum(t, axis=axis, keepdims=keepdims),),
+    batch=shifted,
+)
+
+# n: how many elements go into one.
+_mean = Op(
+    "mean",
+    lambda x, axis, keepdims, n: total(x, axis, keepdims) / n,
+    params="axis keepdims n",
+    vjp=(lambda g, axis, keepdims, n, x_shape: spread(g / n, axis, keepdims, x_shape),),
+    jvp=(lambda t, axis, keepdims, n, x_shape: np.sum(t, axis=axis, keepdims=keepdims) / n,),
+    batch=shifted,
+)
+
+
+def sum(
+    x: TensorLike, axis: Axis = None, keepdims: bool = False, *, dtype: DTypeLike | None = None
+) -> Tensor:
+    """The sum over `axis`; integers and booleans give integers. x is converted to `dtype` first, if given.
+
+    Raises:
+        ValueError: an axis does not exist, or is named twice.
+
+    >>> from dist_dp import ops
+    >>> ops.sum([[1.0, 2.0], [3.0, 4.0]], axis=0)
+    tensor([4., 6.])
+    """
+    if dtype is not None:
+        x = astype(x, dtype, copy=False)
+    return unary(_sum, x, (axis if axis is None else normal_axes(x, axis), keepdims))
+
+
+def mean(
+    x: TensorLike, axis: Axis = None, keepdims: bool = False, *, dtype: DTypeLike | None = None
+) -> Tensor:
+    """The mean over `axis`, sum / n; integers give float64, as in NumPy. x is converted to `dtype` first, if given.
+
+    Raises:
+        ValueError: an axis does not exist, or is named twice.
+
+    >>> from dist_dp import ops
+    >>> ops.mean([[1.0, 2.0], [3.0, 4.0]], axis=1)
+    tensor([1.5, 3.5])
+    """
+    if dtype is not None:
+        x = astype(x, dtype, copy=False)
+    elif not isinstance(x, Tensor):
+        x = lifted(x)
+    axes = axis if axis is None else normal_axes(x, axis)
+    return unary(_mean, x, (axes, keepdims, length(x.shape, axes)))
+
+
+def _centred(x: Any, axis: Axes, n: int) -> Any:
+    return x - np.sum(x, axis=axis, keepdims=True) / n
+
+
+def _variance(x: Array, axis: Axes, keepdims: bool, n: int, divisor: float) -> Any:
+    centred = np.asarray(x - total(x, axis, True) / n)
+    return total(np.square(centred, centred), axis, keepdims) / divisor
+
+
+_var = Op(
+    "var",
+    _variance,
+    params="axis keepdims n divisor",
+    vjp=(
+        lambda g, x, axis, keepdims, n, divisor: (
+            kept(g * 2 / divisor, x.shape, axis, keepdims) * _centred(x, axis, n)
+        ),
+    ),
+    jvp=(
+        lambda t, x, axis, keepdims, n, divisor: (
+            np.sum(t * _centred(x, axis, n), axis=axis, keepdims=keepdims) * 2 / divisor
+        ),
+    ),
+    batch=shifted,
+)
+
+# Where nothing varies the slope of the root is infinite; there, as in torch, no gradient flows.
+_std = Op(
+    "std",
+    lambda *arguments: np.sqrt(_variance(*arguments)),
+    params="axis keepdims n divisor",
+    vjp=(
+        lambda g, x, out, axis, keepdims, n, divisor: (
+            kept(np.where(out == 0, 0, g / (out * divisor)), x.shape, axis, keepdims) * _centred(x, axis, n)
+        ),
+    ),
+    jvp=(
+        lambda t, x, out, axis, keepdims, n, divisor: np.where(
+            out == 0, 0, np.sum(t * _centred(x, axis, n), axis=axis, keepdims=keepdims) / (out * divisor)
+        ),
+    ),
+    batch=shifted,
+)
+
+
+def _moment(op: Op, x: TensorLike, axis: Axis, ddof: float, keepdims: bool) -> Tensor:
+    x = lifted(x)
+    axes = axis if axis is None else normal_axes(x, axis)
+    n = length(x.shape, axes)
+    return unary(op, x, (axes, keepdims, n, max(n - ddof, 0)))
+
+
+def var(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """The variance over `axis`: sum (x - mean)^2 / (n - ddof), NaN if no more than `ddof` elements go into one.
+
+    `ddof` is 0 as in NumPy, for the variance of the elements themselves; 1 estimates that of a population (torch's
+    default).
+
+    Raises:
+        ValueError: an axis does not exist, or is named twice.
+
+    >>> from dist_dp import ops
+    >>> ops.var([1.0, 2.0, 3.0]), ops.var([1.0, 2.0, 3.0], ddof=1)
+    (tensor(0.6666667), tensor(1.))
+    """
+    return _moment(_var, x, axis, ddof, keepdims)
+
+
+def std(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """The standard deviation over `axis`, the root of `var`. Elements that are all equal receive the gradient 0.
+
+    Raises:
+        ValueError: an axis does not exist, or is named twice.
+
+    >>> from dist_dp import ops
+    >>> ops.std([1.0, 3.0])
+    tensor(1.)
+    """
+    return _moment(_std, x, axis, ddof, keepdims)
+
+
+def average(
+    x: TensorLike, axis: Axis = None, weights: TensorLike | None = None, keepdims: bool = False
+) -> Tensor:
+    """The weighted mean over `axis`: sum(w x) / sum(w). Gradients flow to x and to the weights.
+
+    Args:
+        x: any shape.
+        axis: None, an axis or several.
+        weights: of the shape of x, or of its shape over `axis`; all equal by default.
+        keepdims: keep the reduced axes with length 1.
+
+    Raises:
+        ValueError: the shape of `weights` is neither.
+
+    >>> from dist_dp import ops
+    >>> ops.average([1.0, 4.0], weights=[2.0, 1.0])
+    tensor(2.)
+    """
+    if weights is None:
+        return mean(x, axis, keepdims)
+    x, weights = lifted(x), lifted(weights)
+    axes = tuple(range(x.ndim)) if axis is None else normal_axes(x, axis)
+    if weights.shape != x.shape:
+        if axis is None or weights.shape != tuple([x.shape[a] for a in axes]):
+            raise ValueError(
+                f"`weights` of average must have the shape of x, {x.shape}, or its lengths along `axis`={axis}; "
+                f"got {weights.shape}"
+            )
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        weights = reshape(transpose(weights, order), kept_shape(x.shape, axes))
+    total = sum(broadcast_to(weights, x.shape), axes, keepdims)
+    return sum(x * weights, axes, keepdims) / total
+
+
+# ----- products -----
+
+
+def _others(x: Any, axis: Axes) -> Any:
+    """For every element the product of all others: from the left times from the right, with no division."""
+    axes = tuple(range(x.ndim)) if axis is None else axis
+    order = (*[a for a in range(x.ndim) if a not in axes], *axes)
+    last = len(order) - len(axes)
+    rows = np.transpose(x, order)
+    shape = rows.shape
+    rows = rows.reshape((*shape[:last], math.prod(shape[last:])))
+    before, after = [
+        delay.run(cumulative_product.run(rows, params=(last, by)), params=(last, by, 1)) for by in (1, -1)
+    ]
+    return np.transpose((before * after).reshape(shape), sorted(range(x.ndim), key=order.__getitem__))
+
+
+def _slopes(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
+    values = out.data if isinstance(out, Tensor) else out
+    return kept(out, x.shape, axis, keepdims) / x if np.all(values) else _others(x, axis)
+
+
+_prod = Op(
+    "prod",
+    lambda x, axis, keepdims: np.multiply.reduce(x, axis, keepdims=keepdims),
+    params="axis keepdims",
+    vjp=(
+        lambda g, x, out, axis, keepdims: kept(g, x.shape, axis, keepdims) * _slopes(x, out, axis, keepdims),
+    ),
+    jvp=(
+        lambda t, x, out, axis, keepdims: np.sum(
+            t * _slopes(x, out, axis, keepdims), axis=axis, keepdims=keepdims
+        ),
+    ),
+    batch=shifted,
+)
+
+
+def prod(
+    x: TensorLike, axis: Axis = None, keepdims: bool = False, *, dtype: DTypeLike | None = None
+) -> Tensor:
+    """The product over `axis`. Derivatives are right at zeros too. x is converted to `dtype` first, if given.
+
+    Raises:
+        ValueError: an axis does not exist, or is named twice.
+
+    >>> from dist_dp import ops
+    >>> ops.prod([2.0, 3.0, 4.0])
+    tensor(24.)
+    """
+    if dtype is not None:
+        x = astype(x, dtype, copy=False)
+    return unary(_prod, x, (axis if axis is None else normal_axes(x, axis), keepdims))
+
+
+# ----- logsumexp -----
+
+
+def _logtotal(x: Array, axis: Axes, keepdims: bool) -> Any:
+    if x.dtype.kind != "f":
+        x = x.astype(np.float64)
+    top = np.maximum.reduce(x, axis, keepdims=True, initial=-np.inf)
+    top = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore", over="ignore"):  # log 0 where all are -inf, e^x beside +inf
+        out = np.asarray(x - top)
+        out = np.log(total(np.exp(out, out), axis, True)) + top
+    return out if keepdims else out.squeeze(axis)
+
+
+def _softened(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
+    """The weights e^(x - out). Of several +inf each has an equal share; where all are -inf there is none."""
+    out = kept(out, x.shape, axis, keepdims)
+    infinite = np.isinf(out)
+    weights = np.exp(np.where(infinite, -np.inf, x - out))
+    if not np.any(infinite.data if isinstance(infinite, Tensor) else infinite):
+        return weights
+    hits = (x == out) & (out > 0)
+    return weights + hits / np.maximum(np.sum(hits, axis=axis, keepdims=True), 1).astype(x.dtype)
+
+
+_logsumexp = Op(
+    "logsumexp",
+    _logtotal,
+    params="axis keepdims",
+    vjp=(
+        lambda g, x, out, axis, keepdims: (
+            kept(g, x.shape, axis, keepdims) * _softened(x, out, axis, keepdims)
+        ),
+    ),
+    jvp=(
+        lambda t, x, out, axis, keepdims: np.sum(
+            t * _softened(x, out, axis, keepdims), axis=axis, keepdims=keepdims
+        ),
+    ),
+    batch=shifted,
+)
+
+
+def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log sum e^x over `axis`, without overflow: the largest element is taken out of the sum first.
+
+    Of no elements, or of -inf only, it is -inf, with the gradient 0.
+
+    Raises:
+        ValueError: an axis does not exist, or is named twice.
+
+    >>> from dist_dp import ops
+    >>> ops.logsumexp([1000.0, 1000.0])
+    tensor(1000.6932)
+    """
+    return unary(_logsumexp, x, (axis if axis is None else normal_axes(x, axis), keepdims))
