@@ -70,10 +70,10 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     limit = number("max_norm", max_norm)
     order = number("norm_type", norm_type, above=True, most=True)
     grads = _gradients(parameters)
-    norm = global_norm([g.data for g in grads], order)
-    scale = limit / (norm + 1e-6)
-    if not scale >= 1:  # also where the norm is NaN, as in torch
-        with no_grad():
+    with np.errstate(all="ignore"), no_grad():  # a norm of inf or NaN makes NaN of the gradients, as in torch
+        norm = global_norm([g.data for g in grads], order)
+        scale = limit / (norm + 1e-6)
+        if not scale >= 1:
             for g in grads:
                 g.mul_(scale)
     return norm

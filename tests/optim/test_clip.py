@@ -94,11 +94,15 @@ def test_a_graph_that_saved_a_gradient_refuses_after_clipping() -> None:
             y.backward(np.ones(2, np.float32))
 
 
-def test_a_norm_that_is_not_finite_reaches_every_gradient() -> None:
+@pytest.mark.parametrize("order", [2.0, 3.0])
+def test_a_norm_that_is_not_finite_shows_in_the_gradients_without_a_warning(order: float) -> None:
     p, q = parameters([(2,), (1,)])
     p.grad, q.grad = np.float32([1, np.nan]), np.float32([1])
-    assert math.isnan(optim.clip_grad_norm_([p, q], 1.0))
+    assert math.isnan(optim.clip_grad_norm_([p, q], 1.0, order))
     assert np.isnan(q.grad.data).all()
+    p.grad = np.float32([1, np.inf])
+    assert optim.clip_grad_norm_(p, 1.0, order) == math.inf
+    np.testing.assert_array_equal(p.grad.data, np.float32([0, np.nan]))
 
 
 REFUSED: list[tuple[Any, type[Exception], str]] = [
