@@ -99,8 +99,8 @@ class Pieces:
 class Optimizer:
     """Base of the optimizers. A subclass names its state (`initial_state`) and updates pieces (`update`).
 
-    The optimizer moves its parameters into memory of its own: `p.data` and `p.grad` are views of flat buffers from then on,
-    overwritten by later steps and backward passes. Take `p.grad.clone()` to keep a gradient.
+    The optimizer moves its parameters into memory of its own: `p.data` and `p.grad` are views of flat buffers from then
+    on, overwritten by later steps and backward passes. Take `p.grad.clone()` to keep a gradient.
 
     Args:
         params: parameters, or a list of groups `{"params": [...], "lr": ..., ...}` as in torch.
