@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from .methods import Extremum as Extremum
+from .methods import Methods
 from .tape import RECORD, Array, Hook, Leaf, Node, mode, writes
 
 if TYPE_CHECKING:
@@ -29,14 +31,7 @@ Self = TypeVar("Self", bound="Tensor")
 numpy_functions: dict[Any, Callable[..., Any]] = {}
 
 
-class Extremum(NamedTuple):
-    """What `x.max(dim=...)`, `x.min(dim=...)`, `x.sort()` and `x.topk()` return, as in torch."""
-
-    values: Tensor
-    indices: Tensor
-
-
-class Tensor:
+class Tensor(Methods):
     """An array with a place on the tape. Make one with `dp.tensor(data, requires_grad=True)`.
 
     Attributes:
@@ -275,7 +270,9 @@ class Tensor:
                 raise ValueError(f"backward() without `gradient` needs a scalar, got shape {self.shape}")
             gradient = np.ones(self.shape, self.dtype)
         if np.shape(gradient) != self.shape:
-            raise ValueError(f"`gradient` must have the tensor's shape {self.shape}, got {np.shape(gradient)}")
+            raise ValueError(
+                f"`gradient` must have the tensor's shape {self.shape}, got {np.shape(gradient)}"
+            )
         if create_graph:
             g: Any = gradient if isinstance(gradient, Tensor) else Tensor(gradient, self.dtype)
         else:
@@ -320,10 +317,14 @@ class Tensor:
     def _become(self: Self, result: Tensor) -> Self:
         if result.dtype != self.dtype:
             if self.dtype.kind != "f":
-                raise TypeError(f"in-place result of dtype {result.dtype} does not fit a tensor of {self.dtype}")
+                raise TypeError(
+                    f"in-place result of dtype {result.dtype} does not fit a tensor of {self.dtype}"
+                )
             result = result.astype(self.dtype)
         if result.shape != self.shape:
-            raise ValueError(f"in-place result of shape {result.shape} does not fit a tensor of shape {self.shape}")
+            raise ValueError(
+                f"in-place result of shape {result.shape} does not fit a tensor of shape {self.shape}"
+            )
         self.data, self.node = result.data, result.node
         return self
 
@@ -476,7 +477,9 @@ class Tensor:
             "use an operation listed in dist_dp.numpy, or x.detach().numpy() where no gradient is wanted"
         )
 
-    def __array_function__(self, func: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def __array_function__(
+        self, func: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
         """np.concatenate([t, u]), np.sum(t, axis=1): handed to the function of the same name in dist_dp.numpy."""
         if func in numpy_functions:
             return numpy_functions[func](*args, **kwargs)

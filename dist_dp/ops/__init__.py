@@ -6,6 +6,7 @@ from .activation import *  # noqa: F403
 from .along import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .comparison import *  # noqa: F403
+from .contraction import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .extrema import *  # noqa: F403
@@ -21,3 +22,9 @@ from .reduce import *  # noqa: F403
 from .scan import *  # noqa: F403
 from .shape import *  # noqa: F403
 from .views import *  # noqa: F403
+
+import sys as _sys  # noqa: E402
+
+from ..methods import bind as _bind  # noqa: E402
+
+_bind(_sys.modules[__name__])  # the methods of a tensor are these operations
