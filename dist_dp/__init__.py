@@ -1,6 +1,6 @@
 """dist_dp: differentiable programs, trained data-parallel; one run, one answer."""
 
-from . import debug, numpy
+from . import data, debug, nn, numpy, optim, random
 from ._version import __version__
 from .functional import (
     checkpoint,
@@ -18,16 +18,27 @@ from .functional import (
     vjp,
     vmap,
 )
+from .ops.create import as_tensor, tensor
+from .random import seed
 from .tape import enable_grad, is_grad_enabled, no_grad
 from .tensor import Tensor
+from .train import NonFiniteLoss, Result, RunMismatch, Shard, evaluate, fit, steps
 
 __all__ = [
+    "NonFiniteLoss",
+    "Result",
+    "RunMismatch",
+    "Shard",
     "Tensor",
     "__version__",
+    "as_tensor",
     "checkpoint",
     "custom_vjp",
+    "data",
     "debug",
     "enable_grad",
+    "evaluate",
+    "fit",
     "grad",
     "hessian",
     "hvp",
@@ -37,9 +48,15 @@ __all__ = [
     "jacrev",
     "jvp",
     "linearize",
+    "nn",
     "no_grad",
     "numpy",
+    "optim",
+    "random",
+    "seed",
+    "steps",
     "stop_gradient",
+    "tensor",
     "value_and_grad",
     "vjp",
     "vmap",

@@ -8,6 +8,7 @@ from .attention import *  # noqa: F403
 from .comparison import *  # noqa: F403
 from .contraction import *  # noqa: F403
 from .conv import *  # noqa: F403
+from .create import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .extrema import *  # noqa: F403
 from .index import *  # noqa: F403

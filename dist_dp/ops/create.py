@@ -1,0 +1,146 @@
+"""Making tensors: from data, filled, counted, spaced.
+
+What is given as Python floats, or without a dtype at all, becomes float32; arrays keep theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..tensor import Tensor
+from .core import TensorLike, as_array
+
+__all__ = [
+    "arange",
+    "as_tensor",
+    "empty",
+    "eye",
+    "full",
+    "full_like",
+    "linspace",
+    "ones",
+    "ones_like",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
+
+Shape = int | Sequence[int]
+
+
+def _array(data: TensorLike, dtype: DTypeLike | None) -> Any:
+    if isinstance(data, Tensor):
+        data = data.data
+    elif isinstance(data, (list, tuple)) and any(isinstance(v, Tensor) for v in data):
+        raise TypeError(
+            "data is a list of tensors, whose gradients a new tensor would drop; use stack or concatenate"
+        )
+    if dtype is not None and not isinstance(data, np.ndarray):
+        # Straight to the dtype asked for: float64 must not pass through float32.
+        array = np.asarray(data, dtype)
+        return as_array(array)
+    array = as_array(data)
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def tensor(data: TensorLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`: an array, a number, or nested lists of numbers.
+
+    Raises:
+        TypeError: data that is not of real numbers or booleans; `requires_grad` for integers or booleans.
+
+    >>> import dist_dp as dp
+    >>> dp.tensor([[1, 2], [3, 4]]), dp.tensor(0.5, requires_grad=True)
+    (tensor([[1, 2],
+            [3, 4]]), tensor(0.5, requires_grad=True))
+    """
+    return Tensor(np.array(_array(data, dtype)), requires_grad=requires_grad)
+
+
+def as_tensor(data: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
+    """`data` as a tensor; memory is shared where nothing needs to be converted, and a tensor keeps its gradient.
+
+    >>> import numpy as np, dist_dp as dp
+    >>> a = np.zeros(2)
+    >>> dp.as_tensor(a).numpy() is a
+    True
+    """
+    if isinstance(data, Tensor):
+        return data if dtype is None else data.astype(dtype, copy=False)
+    return Tensor(_array(data, dtype))
+
+
+def zeros(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros."""
+    return Tensor(np.zeros(shape, dtype), requires_grad=requires_grad)
+
+
+def ones(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones."""
+    return Tensor(np.ones(shape, dtype), requires_grad=requires_grad)
+
+
+def full(shape: Shape, value: float, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor with `value` everywhere; without a dtype, the value's."""
+    return Tensor(
+        np.full(shape, as_array(value) if dtype is None else value, dtype), requires_grad=requires_grad
+    )
+
+
+def empty(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
+    """A tensor whose values are whatever was in memory."""
+    return Tensor(np.empty(shape, dtype), requires_grad=requires_grad)
+
+
+def eye(n: int, m: int | None = None, k: int = 0, dtype: DTypeLike = np.float32) -> Tensor:
+    """(n, m or n): ones on diagonal `k`, zeros elsewhere."""
+    return Tensor(np.eye(n, m, k, dtype))
+
+
+def arange(
+    start: float, stop: float | None = None, step: float = 1, dtype: DTypeLike | None = None
+) -> Tensor:
+    """start, start + step, ... below `stop`; with one argument, 0, 1, ... below it. int64 for integers, else float32.
+
+    >>> from dist_dp import ops
+    >>> ops.arange(1, 2, 0.25)
+    tensor([1.  , 1.25, 1.5 , 1.75])
+    """
+    low, high = (0, start) if stop is None else (start, stop)
+    if dtype is None and any(isinstance(v, float) for v in (low, high, step)):
+        dtype = np.float32
+    return Tensor(np.arange(low, high, step, dtype))
+
+
+def linspace(
+    start: float, stop: float, num: int = 50, endpoint: bool = True, dtype: DTypeLike = np.float32
+) -> Tensor:
+    """`num` evenly spaced values from `start` to `stop`, which is the last if `endpoint`."""
+    return Tensor(np.linspace(start, stop, num, endpoint, dtype=dtype))
+
+
+def _like(x: TensorLike, dtype: DTypeLike | None) -> tuple[tuple[int, ...], Any]:
+    array = x.data if isinstance(x, Tensor) else as_array(x)
+    return array.shape, array.dtype if dtype is None else dtype
+
+
+def zeros_like(x: TensorLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros with the shape and dtype of `x`."""
+    return Tensor(np.zeros(*_like(x, dtype)), requires_grad=requires_grad)
+
+
+def ones_like(x: TensorLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones with the shape and dtype of `x`."""
+    return Tensor(np.ones(*_like(x, dtype)), requires_grad=requires_grad)
+
+
+def full_like(
+    x: TensorLike, value: float, dtype: DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
+    """`value` everywhere, with the shape and dtype of `x`."""
+    shape, dtype = _like(x, dtype)
+    return Tensor(np.full(shape, value, dtype), requires_grad=requires_grad)
