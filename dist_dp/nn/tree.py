@@ -1,15 +1,17 @@
-"""Cells of tree-structured LSTMs: a state for a tree from the states of its subtrees.
+"""Tree-LSTM cells: the state of a node from its input and the states of its children (Tai, Socher and Manning 2015).
 
-Tai, Socher and Manning, "Improved Semantic Representations From Tree-Structured Long Short-Term Memory Networks",
-2015. The recursion over a tree is the user's own Python; a cell is called once for every node, with plain vectors
-or with rows of several nodes at once.
+A model is a plain recursion over the tree:
+
+    def encode(node):
+        return cell(embed(node.label), [encode(child) for child in node.children])
+
+States are pairs (h, c) of shape (hidden_size,), or (N, hidden_size) for N trees of one form at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,7 +22,7 @@ from ..ops.linear import linear
 from ..ops.tree import tree_lstm
 from ..tensor import Tensor
 from . import init
-from .arguments import count, tensor_input
+from .arguments import count
 from .module import Module, Parameter
 
 __all__ = ["BinaryTreeLSTMCell", "ChildSumTreeLSTMCell"]
@@ -28,111 +30,136 @@ __all__ = ["BinaryTreeLSTMCell", "ChildSumTreeLSTMCell"]
 State = tuple[Tensor, Tensor]
 
 
-class _TreeCell(Module):
-    """What both cells share: sizes, initial values, the check of the input."""
-
+class _Cell(Module):
     def __init__(self, input_size: int, hidden_size: int) -> None:
-        self.input_size = count(type(self).__name__, "input_size", input_size)
-        self.hidden_size = count(type(self).__name__, "hidden_size", hidden_size)
+        layer = type(self).__name__
+        self.input_size = count(layer, "input_size", input_size)
+        self.hidden_size = count(layer, "hidden_size", hidden_size)
 
-    def reset_parameters(self) -> None:
-        """Draw the parameters anew, all from U(-k, k), k = 1/√hidden_size."""
+    def _parameter(self, shape: tuple[int, ...], dtype: DTypeLike) -> Parameter:
         bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            init.uniform_(parameter, -bound, bound)
+        return init.uniform_(Parameter(np.empty(shape, dtype)), -bound, bound)
 
-    def _checked(self, x: TensorLike) -> Any:
-        x = tensor_input(x)
-        if x.shape[-1:] != (self.input_size,):
-            raise ValueError(
-                f"{type(self).__name__}: x must be (..., input_size={self.input_size}), got shape {x.shape}"
-            )
-        return x
+    def _gates(
+        self, x: TensorLike | None, weight: Parameter, bias: Parameter, like: TensorLike | None
+    ) -> Tensor:
+        """What the input adds to the gates; without one the bias alone, for as many trees as `like`."""
+        if x is not None:
+            return linear(x, weight, bias)
+        if isinstance(like, Tensor) and like.ndim > 1:
+            return ops.broadcast_to(bias, (*like.shape[:-1], len(bias)))
+        return bias
+
+    def _check(self, child: State) -> None:
+        try:
+            h, c = child
+            if h.shape == c.shape and h.shape[-1] == self.hidden_size:
+                return
+        except (AttributeError, IndexError, TypeError, ValueError):
+            pass
+        got = (
+            [getattr(s, "shape", type(s).__name__) for s in child]
+            if isinstance(child, tuple)
+            else type(child).__name__
+        )
+        raise ValueError(
+            f"{type(self).__name__}: expected the state of a child as (h, c), both "
+            f"(..., hidden_size={self.hidden_size}), got {got}"
+        )
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"
 
 
-class BinaryTreeLSTMCell(_TreeCell):
-    """The N-ary Tree-LSTM for N = 2: left and right have weights, and forget gates, of their own.
+class ChildSumTreeLSTMCell(_Cell):
+    """The cell for any number of children, in whose order it is blind: equations 2 to 8.
 
-    (i, f_l, f_r, o) = sigmoid and u = tanh of W x + b + U_l h_l + U_r h_r;  c = i u + f_l c_l + f_r c_r;  h = o tanh(c)
-    (equations 9 to 14). An absent subtree counts as zeros.
+        h̃ = Σ_k h_k
+        i, o, u = σ, σ, tanh of (W x + U h̃ + b), each with rows of its own
+        f_k = σ(W_f x + U_f h_k + b_f)
+        c = i u + Σ_k f_k c_k
+        h = o tanh(c)
 
-    Parameters, gates in the order i, f_l, f_r, o, u: `weight_ih` (5 hidden_size, input_size), `weight_left` and
-    `weight_right` (5 hidden_size, hidden_size), `bias` (5 hidden_size,).
-
-    Args:
-        input_size: length of the input of a node.
-        hidden_size: length of h and of c.
-        dtype: of the parameters.
+    Parameters: `weight_ih` (4 hidden_size, input_size) and `bias` (4 hidden_size,), rows in the order i, o, u, f;
+    `weight_hh` (3 hidden_size, hidden_size) for i, o, u; `weight_fh` (hidden_size, hidden_size). All from U(-k, k),
+    k = 1/√hidden_size.
 
     Raises:
-        ValueError: a size below 1; at the call, shapes that do not fit.
+        ValueError: a size below 1; at the call, an input or a child state of another size.
+
+    >>> import numpy as np
+    >>> from dist_dp import nn
+    >>> cell = nn.ChildSumTreeLSTMCell(3, 4)
+    >>> leaf = cell(np.ones(3, np.float32))
+    >>> h, c = cell(np.ones(3, np.float32), [leaf, leaf, leaf])
+    >>> h.shape
+    (4,)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, dtype: DTypeLike = np.float32) -> None:
+        super().__init__(input_size, hidden_size)
+        self.weight_ih = self._parameter((4 * hidden_size, input_size), dtype)
+        self.weight_hh = self._parameter((3 * hidden_size, hidden_size), dtype)
+        self.weight_fh = self._parameter((hidden_size, hidden_size), dtype)
+        self.bias = self._parameter((4 * hidden_size,), dtype)
+
+    def forward(self, x: TensorLike | None = None, children: Sequence[State] = ()) -> State:
+        """(h, c) of a node with input `x` (..., input_size), or None for no input, and the states of its children."""
+        n = self.hidden_size
+        for child in children:
+            self._check(child)
+        gates = self._gates(x, self.weight_ih, self.bias, children[0][0] if children else None)
+        squashed = gates[..., : 3 * n]
+        if children:
+            h = ops.stack([child[0] for child in children])
+            c = ops.stack([child[1] for child in children])
+            squashed = squashed + linear(ops.sum(h, axis=0), self.weight_hh)
+            forget = ops.sigmoid(linear(h, self.weight_fh) + gates[..., 3 * n :])
+        io = ops.sigmoid(squashed[..., : 2 * n])
+        cell = io[..., :n] * ops.tanh(squashed[..., 2 * n :])
+        if children:
+            cell = cell + ops.sum(forget * c, axis=0)
+        return io[..., n:] * ops.tanh(cell), cell
+
+
+class BinaryTreeLSTMCell(_Cell):
+    """The cell for a left and a right child: equations 9 to 14 with N = 2.
+
+        i, f_l, f_r, o, u = σ, σ, σ, σ, tanh of (W x + U_l h_l + U_r h_r + b), each with rows of its own
+        c = i u + f_l c_l + f_r c_r
+        h = o tanh(c)
+
+    An absent child counts as zeros. (The two forget gates have rows of their own in W and b, which equation 10 shares.)
+
+    Parameters: `weight_ih` (5 hidden_size, input_size), `weight_left` and `weight_right` (5 hidden_size, hidden_size)
+    and `bias` (5 hidden_size,), rows in the order i, f_l, f_r, o, u. All from U(-k, k), k = 1/√hidden_size.
+
+    Raises:
+        ValueError: a size below 1; at the call, an input or a child state of another size.
 
     >>> import numpy as np
     >>> from dist_dp import nn
     >>> cell = nn.BinaryTreeLSTMCell(3, 4)
     >>> leaf = cell(np.ones(3, np.float32))
-    >>> h, c = cell(np.ones(3, np.float32), leaf, None)
-    >>> h.shape, c.shape
-    ((4,), (4,))
+    >>> h, c = cell(None, leaf, leaf)
+    >>> h.shape
+    (4,)
     """
 
     def __init__(self, input_size: int, hidden_size: int, dtype: DTypeLike = np.float32) -> None:
         super().__init__(input_size, hidden_size)
-        self.weight_ih = Parameter(np.empty((5 * hidden_size, input_size), dtype))
-        self.weight_left = Parameter(np.empty((5 * hidden_size, hidden_size), dtype))
-        self.weight_right = Parameter(np.empty((5 * hidden_size, hidden_size), dtype))
-        self.bias = Parameter(np.empty(5 * hidden_size, dtype))
-        self.reset_parameters()
+        self.weight_ih = self._parameter((5 * hidden_size, input_size), dtype)
+        self.weight_left = self._parameter((5 * hidden_size, hidden_size), dtype)
+        self.weight_right = self._parameter((5 * hidden_size, hidden_size), dtype)
+        self.bias = self._parameter((5 * hidden_size,), dtype)
 
-    def forward(self, x: TensorLike, left: State | None = None, right: State | None = None) -> State:
-        """(h, c) of the tree whose root has input `x` and whose subtrees have the states `left` and `right`."""
-        gates = linear(self._checked(x), self.weight_ih, self.bias)
+    def forward(
+        self, x: TensorLike | None = None, left: State | None = None, right: State | None = None
+    ) -> State:
+        """(h, c) of a node with input `x` (..., input_size) and the states of its children, each or all absent."""
+        child = right if left is None else left
+        for state in (left, right):
+            if state is not None:
+                self._check(state)
+        gates = self._gates(x, self.weight_ih, self.bias, None if child is None else child[0])
         return tree_lstm(gates, left, right, self.weight_left, self.weight_right)
-
-
-class ChildSumTreeLSTMCell(_TreeCell):
-    """The child-sum Tree-LSTM: any number of children, in no order.
-
-    h~ = sum of h_k;  (i, o) = sigmoid and u = tanh of W x + b + U h~;  f_k = sigmoid(W_f x + b_f + U_f h_k);
-    c = i u + sum of f_k c_k;  h = o tanh(c)  (equations 2 to 8).
-
-    Parameters, gates in the order i, o, u, f: `weight_ih` (4 hidden_size, input_size), `weight_hh`
-    (4 hidden_size, hidden_size), `bias` (4 hidden_size,).
-
-    Args, Raises: as of `BinaryTreeLSTMCell`.
-
-    >>> import numpy as np
-    >>> from dist_dp import nn
-    >>> cell = nn.ChildSumTreeLSTMCell(3, 4)
-    >>> x = np.ones(3, np.float32)
-    >>> leaf = cell(x)
-    >>> h, c = cell(x, [leaf, leaf, leaf])
-    >>> h.shape, c.shape
-    ((4,), (4,))
-    """
-
-    def __init__(self, input_size: int, hidden_size: int, dtype: DTypeLike = np.float32) -> None:
-        super().__init__(input_size, hidden_size)
-        self.weight_ih = Parameter(np.empty((4 * hidden_size, input_size), dtype))
-        self.weight_hh = Parameter(np.empty((4 * hidden_size, hidden_size), dtype))
-        self.bias = Parameter(np.empty(4 * hidden_size, dtype))
-        self.reset_parameters()
-
-    def forward(self, x: TensorLike, children: Sequence[State] = ()) -> State:
-        """(h, c) of the tree whose root has input `x` and whose subtrees have the states `children`."""
-        n = self.hidden_size
-        gates = linear(self._checked(x), self.weight_ih, self.bias)
-        first, forget = gates[..., : 3 * n], gates[..., 3 * n :]
-        if children:
-            h = ops.stack([h for h, _ in children])
-            first = first + linear(ops.sum(h, axis=0), self.weight_hh[: 3 * n])
-            forget = ops.sigmoid(forget + linear(h, self.weight_hh[3 * n :]))
-            kept = ops.sum(forget * ops.stack([c for _, c in children]), axis=0)
-        squashed = ops.sigmoid(first[..., : 2 * n])
-        c = squashed[..., :n] * ops.tanh(first[..., 2 * n :])
-        if children:
-            c = c + kept
-        return squashed[..., n:] * ops.tanh(c), c
