@@ -19,6 +19,7 @@ from .norms import *  # noqa: F403
 from .order import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .products import *  # noqa: F403
+from .recurrent import *  # noqa: F403
 from .reduce import *  # noqa: F403
 from .scan import *  # noqa: F403
 from .shape import *  # noqa: F403

@@ -45,7 +45,8 @@ def exp_rows(x: Array, out: Array) -> Array:
 
 def row_maxima(x: Array) -> Array:
     """The largest entry of each row, as a column; of a row of -inf the lowest number, so that x - max is -inf."""
-    return np.maximum.reduce(x, -1, None, None, True, np.finfo(x.dtype).min)
+    maxima: Array = np.maximum.reduce(x, -1, keepdims=True, initial=np.finfo(x.dtype).min)
+    return maxima
 
 
 def floating(x: TensorLike) -> Tensor:
@@ -101,7 +102,7 @@ def _softmax_gradient(g: Array, p: Array, axis: int) -> Array:
 
 
 # p (g - <g, p>) is linear in g and symmetric: it is softmax's vjp and its jvp, and its own vjp with respect to g.
-softmax_gradient = Op(
+softmax_gradient: Op = Op(
     "softmax_gradient",
     _softmax_gradient,
     "g p",
@@ -171,7 +172,7 @@ def _log_softmax_gradient(g: Array, y: Array, axis: int) -> Array:
     return from_rows(d, g.shape, axis)
 
 
-log_softmax_gradient = Op(
+log_softmax_gradient: Op = Op(
     "log_softmax_gradient",
     _log_softmax_gradient,
     "g y",

@@ -75,7 +75,7 @@ class _Scores:
                 scores += mask * scores.dtype.type(_LOG2_E)
         if self.causal:
             queries, keys = scores.shape[2:]
-            seen = np.tri(queries, keys, piece.queries.start, bool)
+            seen = np.tri(queries, keys, piece.queries.start, np.bool_)
             kept = seen if kept is None else kept & seen
         out = np.empty_like(scores)
         sums = self._safely(scores, kept, out)
@@ -100,7 +100,7 @@ class _Scores:
 
 
 def _empty_like(x: Array, width: int) -> Array:
-    """A new (examples, heads, length, width) in the memory order of `x`, so that heads cut from one matrix join again."""
+    """A new (examples, heads, length, width) in the memory order of `x`: heads of one matrix join again."""
     examples, heads, length, _ = x.shape
     if x.strides[1] < x.strides[2]:
         return np.empty((examples, length, heads, width), x.dtype).swapaxes(1, 2)
@@ -177,7 +177,7 @@ def _attention_gradient(
 
 def _composed(q: Any, k: Any, v: Any, mask: Any, causal: bool, scale: float) -> Any:
     scores = (q @ k.swapaxes(-1, -2)) * scale
-    seen = np.tri(*scores.shape[-2:], dtype=bool) if causal else np.ones(scores.shape[-2:], bool)
+    seen = np.tri(*scores.shape[-2:], dtype=np.bool_) if causal else np.ones(scores.shape[-2:], bool)
     if not isinstance(mask, float):
         values = mask.data if isinstance(mask, Tensor) else mask
         if values.dtype == bool:
