@@ -3,9 +3,9 @@
 >>> import numpy as np
 >>> import dist_dp as dp
 >>> x = dp.Tensor([0.0, 1.0], requires_grad=True)
->>> np.sum(np.exp(x) * np.arange(2)).backward()
+>>> np.sum(np.square(x) * np.arange(2)).backward()
 >>> x.grad
-tensor([0.       , 2.7182817])
+tensor([0., 2.])
 
 Differences from NumPy: results are Tensors; floats given as Python numbers or lists become float32, and so does what
 the creation functions make unless a dtype is given; an integer array beside a float32 one leaves it float32; `out=`,
@@ -25,7 +25,8 @@ from .. import ops
 from ..ops.core import TensorLike
 from ..ops.views import lifted
 from ..tensor import Tensor
-from .protocols import like, on_values, refuse, same, stands_for
+from .creation import *  # noqa: F403
+from .protocols import like, on_values, reducing, refuse, same, stands_for
 
 # ----- constants and dtypes -----
 
@@ -326,6 +327,35 @@ def diff(a: TensorLike, n: int = 1, axis: int = -1) -> Tensor:
         a = a[..., 1:] - a[..., :-1]
     return ops.moveaxis(a, -1, axis)
 
+
+# ----- reductions -----
+
+sum = like(np.sum, ops.sum)
+mean = like(np.mean, ops.mean)
+prod = like(np.prod, ops.prod)
+var = like(np.var, ops.var)
+std = like(np.std, ops.std)
+max = amax = like(np.max, ops.max)
+min = amin = like(np.min, ops.min)
+stands_for(np.amax)(max)
+stands_for(np.amin)(min)
+ptp = like(np.ptp, ops.ptp)
+median = like(np.median, ops.median)
+average = like(np.average, ops.average)
+argmax = like(np.argmax, ops.argmax)
+argmin = like(np.argmin, ops.argmin)
+all = like(np.all, ops.all)
+any = like(np.any, ops.any)
+count_nonzero = like(np.count_nonzero, ops.count_nonzero)
+cumsum = like(np.cumsum, ops.cumsum)
+cumprod = like(np.cumprod, ops.cumprod)
+
+reducing(np.add, sum)
+reducing(np.multiply, prod)
+reducing(np.maximum, max)
+reducing(np.minimum, min)
+reducing(np.logical_and, all)
+reducing(np.logical_or, any)
 
 # ----- choosing and ordering -----
 

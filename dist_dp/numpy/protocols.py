@@ -134,6 +134,9 @@ def on_values(theirs: Any) -> Callable[..., Any]:
 
 def reducing(ufunc: np.ufunc, function: Callable[..., Any]) -> None:
     """Hand `ufunc.reduce`, whose axis is 0 by default, to a reduction with NumPy's signature."""
-    numpy_functions[ufunc, "reduce"] = lambda array, axis=0, dtype=None, out=None, **more: function(
-        array, axis=axis, dtype=dtype, out=out, **more
-    )
+
+    def reduce(array: Any, axis: Any = 0, dtype: Any = None, out: Any = None, **more: Any) -> Any:
+        refuse(f"{ufunc.__name__}.reduce", dtype=dtype, out=out)
+        return function(array, axis=axis, **more)
+
+    numpy_functions[ufunc, "reduce"] = reduce

@@ -180,7 +180,11 @@ def _flattened(*arguments: Any) -> Array:
                 )
             if low < 0:
                 index = np.where(index < 0, index + n, index)
-        out = out * n + index
+        try:
+            out = out * n + index
+        except ValueError:
+            shapes = ", ".join(str(i.shape) for i in indices)
+            raise IndexError(f"the integer arrays of an index must broadcast, got shapes {shapes}") from None
     return np.asarray(out)
 
 

@@ -274,7 +274,11 @@ def broadcast_to(x: TensorLike, shape: Shape) -> Tensor:
     tensor([[1., 2.],
             [1., 2.]])
     """
-    return unary(_broadcast_to, x, ((shape,) if isinstance(shape, int) else tuple(shape),))
+    to = (shape,) if isinstance(shape, int) else tuple(shape)
+    try:
+        return unary(_broadcast_to, x, (to,))
+    except ValueError:
+        raise ValueError(f"an array of shape {lifted(x).shape} does not broadcast to `shape` {to}") from None
 
 
 # ----- sliding windows -----
