@@ -205,12 +205,13 @@ class _Ruled(_Inside):
             places = paths(self.structure)
             out = []
             for i, (shape, dtype) in zip(self.places, self.likes, strict=True):
-                d = leaves[i]
-                d = Tensor(np.zeros(shape, dtype) if d is None else d) if not isinstance(d, Tensor) else d
-                if (d.shape, d.dtype) != (shape, dtype):
+                d = np.zeros(shape, dtype) if leaves[i] is None else leaves[i]
+                d = d if isinstance(d, Tensor) else Tensor(as_array(d))
+                if d.shape != shape or d.dtype.kind != "f":
                     raise ValueError(
-                        f"{name} must be {dtype} {shape} at {places[i]}, got {d.dtype} {d.shape}"
+                        f"{name} must be {dtype} of shape {shape} at {places[i]}, got {d.dtype} {d.shape}"
                     )
+                d = d if d.dtype == dtype else d.astype(dtype)
                 out.append(spread(d, self.interpreter))
         return [whole(d) for d in out]
 
@@ -264,7 +265,7 @@ class custom_vjp:
         Raises:
             RuntimeError: no rule was set.
             ValueError: the function closes over a tensor that carries a gradient, or bwd returned gradients of
-                another nesting, shape or dtype than the arguments.
+                another nesting or shape than the arguments.
         """
         if self.fwd is None:
             raise RuntimeError(f"{self} has no rule yet: call defvjp(fwd, bwd) before using it")

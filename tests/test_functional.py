@@ -429,6 +429,13 @@ def test_custom_vjp_uses_the_rule_given() -> None:
     close(f(X, 2), X**2)
 
 
+def test_custom_vjp_gives_gradients_in_the_dtype_of_the_argument() -> None:
+    f = dp.custom_vjp(lambda x, y: x * y)
+    f.defvjp(lambda x, y: (x * y, (x, y)), lambda r, g: (g * r[1], g * r[0]))
+    gx, gy = dp.grad(lambda x, y: ops.sum(f(x, y)), (0, 1))(X, X.astype(np.float32))
+    assert (gx.dtype, gy.dtype) == (np.float64, np.float32)
+
+
 def test_custom_vjp_differentiates_again_and_forward() -> None:
     @dp.custom_vjp
     def f(t: Any) -> Any:
@@ -457,7 +464,12 @@ def test_custom_vjp_differentiates_again_and_forward() -> None:
         ),
         (lambda x: (x * 2, None), lambda r, g: g, TypeError, "result of bwd .* must be a tuple"),
         (lambda x: (x * 2, None), lambda r, g: (g, g), ValueError, "must be nested as a tuple of 1"),
-        (lambda x: (x * 2, None), lambda r, g: (g[:1],), ValueError, r"must be float64 \(3,\) at \[0\]"),
+        (
+            lambda x: (x * 2, None),
+            lambda r, g: (g[:1],),
+            ValueError,
+            r"must be float64 of shape \(3,\) at \[0\]",
+        ),
     ],
 )
 def test_custom_vjp_refuses_a_rule_that_does_not_fit(fwd: Any, bwd: Any, error: Any, message: str) -> None:
