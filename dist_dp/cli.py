@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -22,9 +22,6 @@ import runtime
 from runtime import launch
 
 from ._version import __version__
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _OURS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, runtime.__file__ or ""))
 _CORE = ("numpy", "click", "rich", "safetensors", "threadpoolctl")
@@ -171,9 +168,10 @@ def _show_run(found: dict[str, Any]) -> None:
         "model": f"{model['class']}: {size}",
         **{name: _flat(found[name]) for name in ("optimizer", "data", "settings", "program", "version")},
         "metrics": _flat({n: f"{v:.6g}" if isinstance(v, float) else v for n, v in found["metrics"].items()}),
-        "digest": f"{digest['sha256']} (step {digest['step']:,})" if digest else "none yet",
+        "digest": digest["sha256"] if digest else "none yet",
+        "of step": f"{digest['step']:,}" if digest else "",
     }
-    _print(_table("name", "value", rows=about.items(), title=found["run"]))
+    _print(rows=((name, text) for name, text in about.items() if text))
     if not found["checkpoints"]:
         click.echo("no checkpoints")
     else:
@@ -185,7 +183,7 @@ def _show_run(found: dict[str, Any]) -> None:
             )
             for entry in found["checkpoints"]
         )
-        _print(_table("checkpoint", "size", "verified", rows=rows))
+        _print("checkpoint", "size", "verified", rows=rows)
     for problem in found["problems"]:
         click.echo(f"warning: {problem}", err=True)
 
@@ -194,6 +192,8 @@ def _flat(value: Any) -> str:
     """A JSON value in a line: `batch_size 32, shards 4`."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_flat(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        return f"({'; '.join(map(_flat, value))})"
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -206,22 +206,18 @@ def _bytes(count: int) -> str:
     return f"{size:.4g} {unit}"
 
 
-def _table(*columns: str, rows: Iterable[tuple[str, ...]], title: str | None = None) -> Table:
+def _print(*columns: str, rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a table; without names of columns, just the rows."""
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title and Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD) if columns else Table.grid(padding=(0, 2))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # not markup: brackets are the run's own
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))  # no markup: brackets are the run's own
     Console().print(table)
 
 
@@ -277,28 +273,27 @@ def _blas() -> str:
 
 
 def _show_machine(found: dict[str, Any]) -> None:
-    _print(
-        _table(
-            "package", "version", "",
-            rows=[
-                *((name, version or "not installed", "ok" if version else "wrong: install it")
-                  for name, version in found["versions"].items()),
-                *((name, version or "not installed", f"for {_EXTRAS[name]}, in a later version")
-                  for name, version in found["extras"].items()),
-            ],
-        )
-    )  # fmt: skip
-    _print(
-        _table("fingerprint", "", rows=((name, str(value)) for name, value in found["fingerprint"].items()))
-    )
-    rows = [("BLAS", f"{found['fingerprint']['blas_threads']} threads now", found["blas"])]
+    core = [
+        (name, version or "none", "" if version else "wrong: install it")
+        for name, version in found["versions"].items()
+    ]
+    extras = [
+        (name, version or "none", f"not needed yet: for {_EXTRAS[name]}, in a later version")
+        for name, version in found["extras"].items()
+    ]
+    _print("package", "version", "", rows=core + extras)
+    _print("fingerprint", "", rows=((name, str(value)) for name, value in found["fingerprint"].items()))
+    threads = [("BLAS now", str(found["fingerprint"]["blas_threads"]), found["blas"])]
     for name, value in found["threads"].items():
         verdict = (
-            "ok" if value == "1" else "ok: a run and `dist-dp run` see to it" if value is None
-            else "`dist-dp run` sets it to --threads"
-        )  # fmt: skip
-        rows.append((name, value or "not set", verdict))
-    _print(_table("threads", "", "verdict", rows=rows))
+            "ok"
+            if value == "1"
+            else "ok: `dist-dp run` sets it"
+            if value is None
+            else "`dist-dp run` sets it anew"
+        )
+        threads.append((name, value or "not set", verdict))
+    _print("threads", "", "verdict", rows=threads)
     for line in found["wrong"]:
         click.echo(f"Error: {line}", err=True)
 
