@@ -9,6 +9,7 @@ from .comparison import *  # noqa: F403
 from .contraction import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .create import *  # noqa: F403
+from .dropout import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .extrema import *  # noqa: F403
 from .index import *  # noqa: F403
@@ -24,6 +25,8 @@ from .reduce import *  # noqa: F403
 from .scan import *  # noqa: F403
 from .shape import *  # noqa: F403
 from .views import *  # noqa: F403
+
+from . import linalg  # noqa: F401  # a namespace of its own, as in NumPy
 
 import sys as _sys  # noqa: E402
 

@@ -26,7 +26,8 @@ class Program(nn.Module):
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: Any, rare: bool) -> Any:
-        hidden = self.dropout(self.common(self.norm(x)).tanh())
+        normal = self.norm(x) if len(x) > 1 else x  # a shard of one example has no statistics
+        hidden = self.dropout(self.common(normal).tanh())
         return self.head(self.rare(hidden).tanh() if rare else hidden)
 
 

@@ -123,7 +123,8 @@ def test_weights_make_one_exact_mean(program: Any) -> None:
     results = []
     for shards in (1, 5, 12, 20):  # uneven and, with 20, empty ones
         w = dp.nn.Linear(3, 1, bias=False).to(np.float64)
-        w.weight.copy_(np.ones((1, 3)))
+        with dp.no_grad():
+            w.weight.fill_(1)
         steps = dp.steps(w, dp.optim.SGD(w.parameters(), lr=0.1), (x, target), batch_size=12, shards=shards, progress=False)
         for shard in steps:
             xs, ts = shard.batch
