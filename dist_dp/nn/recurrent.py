@@ -27,7 +27,7 @@ from .module import Module, Parameter
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
-State = tuple[Tensor, ...]
+State = tuple[Tensor | None, ...]  # None is zeros
 Lengths = NDArray[Any] | None
 Weights = tuple[Parameter, Parameter, Parameter | None, Parameter | None]
 
@@ -139,7 +139,7 @@ class _Recurrent(Module):
         lengths = np.array([len(item) for item in items])
         # One row of zeros stands for all padding: padded[t, i] = rows[start of i + t], or the zeros.
         rows = ops.concatenate([*items, np.zeros((1, self.input_size), items[0].dtype)])
-        t = np.arange(lengths.max())[:, None]
+        t = np.arange(max(1, lengths.max()))[:, None]
         at = np.where(t < lengths, np.cumsum(lengths) - lengths + t, lengths.sum())
         padded = ops.take(rows, at, axis=0)
         out, last = self._layers(padded, self._first_state(hx, padded, False), lengths, rng)
@@ -162,7 +162,7 @@ class _Recurrent(Module):
     def _first_state(self, hx: Any, x: Tensor, single: bool) -> State:
         shape = (self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
         if hx is None:
-            return (Tensor(np.zeros(shape, x.dtype)),) * self._states
+            return (None,) * self._states
         states = tuple(hx) if self._states > 1 else (hx,)
         expected = (shape[0], shape[2]) if single else shape
         if len(states) != self._states or any(s.shape != expected for s in states):
@@ -170,7 +170,9 @@ class _Recurrent(Module):
             raise ValueError(f"{type(self).__name__}: hx must be {what}, got {[s.shape for s in states]}")
         return tuple(ops.expand_dims(s, 1) if single else s for s in states)
 
-    def _layers(self, x: Tensor, states: State, lengths: Lengths, rng: Stream | None) -> tuple[Tensor, State]:
+    def _layers(
+        self, x: Tensor, states: State, lengths: Lengths, rng: Stream | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         directions = 1 + self.bidirectional
         last: list[tuple[Tensor, ...]] = []
         for k in range(self.num_layers):
@@ -178,7 +180,9 @@ class _Recurrent(Module):
             for d in range(directions):
                 at = k * directions + d
                 weights = self._weights(self._names()[at][1])
-                out, *state = self._run(x, tuple(s[at] for s in states), weights, lengths, bool(d))
+                out, *state = self._run(
+                    x, tuple(None if s is None else s[at] for s in states), weights, lengths, bool(d)
+                )
                 outs.append(out)
                 last.append(tuple(state))
             x = ops.concatenate(outs, axis=-1) if self.bidirectional else outs[0]
@@ -255,7 +259,7 @@ class RNN(_Recurrent):
     def _run(
         self, x: Tensor, state: State, weights: Weights, lengths: Lengths, reverse: bool
     ) -> tuple[Tensor, ...]:
-        return ops.rnn(x, *weights, *state, lengths=lengths, reverse=reverse, nonlinearity=self.nonlinearity)
+        return ops.rnn(x, *weights, state[0], lengths, self.nonlinearity, reverse)
 
 
 class LSTM(_Recurrent):
@@ -281,7 +285,7 @@ class LSTM(_Recurrent):
     def _run(
         self, x: Tensor, state: State, weights: Weights, lengths: Lengths, reverse: bool
     ) -> tuple[Tensor, ...]:
-        return ops.lstm(x, *weights, *state, lengths=lengths, reverse=reverse)
+        return ops.lstm(x, *weights, state[0], state[1], lengths, reverse)
 
 
 class GRU(_Recurrent):
@@ -306,7 +310,7 @@ class GRU(_Recurrent):
     def _run(
         self, x: Tensor, state: State, weights: Weights, lengths: Lengths, reverse: bool
     ) -> tuple[Tensor, ...]:
-        return ops.gru(x, *weights, *state, lengths=lengths, reverse=reverse)
+        return ops.gru(x, *weights, state[0], lengths, reverse)
 
 
 def _nonlinearity(layer: str, name: str) -> str:

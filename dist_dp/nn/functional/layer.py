@@ -18,6 +18,7 @@ from ...ops import (
     conv2d,
     conv_transpose1d,
     conv_transpose2d,
+    dropout,
     max_pool1d,
     max_pool2d,
 )
@@ -87,20 +88,6 @@ def one_hot(tensor: TensorLike, num_classes: int = -1) -> Tensor:
     [[1, 0, 0], [0, 0, 1]]
     """
     return ops.one_hot(tensor, None if num_classes == -1 else num_classes, np.int64)
-
-
-def dropout(input: TensorLike, p: float = 0.5, training: bool = True, rng: Stream | None = None) -> Tensor:
-    """x m / (1 - p) with m = 0 with probability p, else 1, for every element; x itself when not training.
-
-    Args:
-        p: probability in [0, 1].
-        training: whether to drop at all.
-        rng: stream to draw from; by default the current scope of `dist_dp.random`.
-
-    Raises:
-        ValueError: p outside [0, 1].
-    """
-    return ops.dropout(input, p, training, rng)
 
 
 def _drop_channels(

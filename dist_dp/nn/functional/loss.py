@@ -12,6 +12,7 @@ import math
 from typing import Any, Literal
 
 from ... import ops
+from ...ops import cross_entropy, nll_loss
 from ...ops.core import TensorLike
 from ...ops.views import lifted
 from ...tensor import Tensor
@@ -160,71 +161,6 @@ def binary_cross_entropy_with_logits(
         value = ops.multiply(ops.subtract(1.0, y), x) + scale * ops.softplus(ops.negative(x))
     value = value if weight is None else value * weight
     return _reduced("binary_cross_entropy_with_logits", value, reduction)
-
-
-def _classes_last(loss: str, input: TensorLike, target: TensorLike) -> tuple[Any, Any]:
-    """Scores (N, C, *d) as (N, *d, C), with the targets they go with: class indices (N, *d) or probabilities."""
-    x, y = lifted(input), lifted(target)
-    spatial = (*x.shape[:1], *x.shape[2:]) if x.ndim > 1 else ()
-    if x.ndim == 0 or y.shape != (spatial if y.dtype.kind in "iu" else x.shape):
-        raise ValueError(
-            f"{loss}: input must be (N, C, ...) with an integer target of classes (N, ...), or a floating target of "
-            f"probabilities of the input's shape; got {x.shape} and {y.dtype} {y.shape}"
-        )
-    if x.ndim > 2:
-        x = ops.moveaxis(x, 1, -1)
-        y = y if y.dtype.kind in "iu" else ops.moveaxis(y, 1, -1)
-    return x, y
-
-
-def cross_entropy(
-    input: TensorLike,
-    target: TensorLike,
-    weight: TensorLike | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """-w_y log softmax(x)_y of logits x (N, C, ...) for classes y (N, ...), or -Σ_c w_c y_c log softmax(x)_c.
-
-    Args:
-        input: logits (N, C, *d), or (C,) for one example.
-        target: class indices (N, *d), or probabilities of the input's shape.
-        weight: one weight per class (C,); the mean over class indices is then the weighted one.
-        ignore_index: a class index that counts for nothing, neither in the sum nor in the mean's divisor.
-        reduction: "mean", "sum" or "none".
-        label_smoothing: share in [0, 1] of the target that is spread evenly over all classes.
-
-    Raises:
-        ValueError: shapes that do not fit, a class outside the table, a share outside [0, 1].
-
-    >>> import numpy as np
-    >>> from dist_dp.nn import functional as F
-    >>> round(F.cross_entropy(np.zeros((3, 4), np.float32), np.array([0, 1, 2])).item(), 4)
-    1.3863
-    """
-    x, y = _classes_last("cross_entropy", input, target)
-    return ops.cross_entropy(
-        x, y, weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-    )
-
-
-def nll_loss(
-    input: TensorLike,
-    target: TensorLike,
-    weight: TensorLike | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """-w_y x_y of log probabilities x (N, C, ...) for classes y (N, ...): see `cross_entropy`.
-
-    Raises:
-        ValueError: shapes that do not fit, a class outside the table. TypeError: a target that is not of integers.
-    """
-    x, y = _classes_last("nll_loss", input, target)
-    if y.dtype.kind not in "iu":
-        raise TypeError(f"nll_loss: target must hold class indices, got dtype {y.dtype}")
-    return ops.nll_loss(x, y, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
 def kl_div(
