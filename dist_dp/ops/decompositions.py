@@ -24,7 +24,7 @@ from numpy.linalg import LinAlgError
 from ..tape import Array
 from ..tensor import Tensor
 from .comparison import astype
-from .core import Op, TensorLike, apply, same
+from .core import Op, TensorLike, aligned, apply, same
 from .joining import concatenate
 from .products import matmul
 from .views import lifted, swapaxes
@@ -44,7 +44,7 @@ def matrices(name: str, argument: str, x: TensorLike, square: bool = False) -> T
         )
     if square and x.shape[-1] != x.shape[-2]:
         raise ValueError(f"{name}: `{argument}` must have square matrices, (..., n, n), got shape {x.shape}")
-    return x if x.dtype.kind == "f" else astype(x, np.float32)
+    return x if x.dtype.kind == "f" else astype(x, np.float64)
 
 
 def lapack(
@@ -72,13 +72,38 @@ def transposed(x: Any) -> Any:
     return np.swapaxes(x, -1, -2)
 
 
+# ----- systems: what the rules below are made of -----
+
+
+def _solve_joint(g: Any, need: Sequence[bool], a: Any, out: Any) -> Sequence[Any]:
+    of_b = solution.run(transposed(a), g)
+    return (-(of_b @ transposed(out)) if need[0] else None), of_b
+
+
+def _solve_jvp(ts: Sequence[Any], a: Any, out: Any) -> Any:
+    of_a, of_b = ts
+    return solution.run(a, of_b if of_a is None else -(of_a @ out) if of_b is None else of_b - of_a @ out)
+
+
+# [Giles] 2.3.1
+solution: Op = Op(
+    "solve",
+    lapack("solve", "is singular: the system has no unique solution", np.linalg.solve, np.linalg.inv),
+    "a b",
+    joint=_solve_joint,
+    jvp=_solve_jvp,
+    batch=aligned,
+    broadcasts=True,
+)
+
+
 def _symmetric(x: Any) -> Any:
     return 0.5 * (x + transposed(x))
 
 
 def _times_inverse(x: Any, a: Any) -> Any:
     """x a^-1"""
-    return transposed(np.linalg.solve(transposed(a), transposed(x)))
+    return transposed(solution.run(transposed(a), transposed(x)))
 
 
 # ----- Cholesky -----
@@ -92,11 +117,11 @@ def _lower(x: Any) -> Any:
 # [Murray] equations 10 and 8
 def _cholesky_gradient(g: Any, out: Any) -> Any:
     inner = _lower(transposed(out) @ np.tril(g))
-    return _symmetric(_times_inverse(np.linalg.solve(transposed(out), inner), out))
+    return _symmetric(_times_inverse(solution.run(transposed(out), inner), out))
 
 
 def _cholesky_tangent(t: Any, out: Any) -> Any:
-    return out @ _lower(_times_inverse(np.linalg.solve(out, _symmetric(t)), transposed(out)))
+    return out @ _lower(_times_inverse(solution.run(out, _symmetric(t)), transposed(out)))
 
 
 _cholesky = Op(
