@@ -205,7 +205,7 @@ def qr(x: TensorLike, mode: str = "reduced") -> QRResult | Tensor:
 def _over(x: Any, y: Any) -> Any:
     """x / y; where y is 0, NaN for want of a derivative, but 0 if x is 0: nothing asked for it."""
     none = y == 0
-    return np.where(none, np.where(x == 0, 0, np.nan), x / np.where(none, 1, y))
+    return np.where(none, np.where(x == 0, x, np.nan), x / np.where(none, 1, y))
 
 
 def _over_gaps(x: Any, values: Any) -> Any:

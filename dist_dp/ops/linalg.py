@@ -278,9 +278,10 @@ def lstsq(a: TensorLike, b: TensorLike, rcond: float | None = None) -> LstsqResu
     values = svdvals(a)
     rank = sum_of(astype(values > cut * amax(values, axis=-1), np.int64))
     solution = matmul(pinv(a, cut), b)
-    left = b - matmul(a, solution)
-    residuals = sum_of(left * left, axis=0) if rank.item() == n < m else sum_of(left, axis=0)[..., :0]
-    return LstsqResult(solution, reshape(residuals, (-1,)), rank, values)
+    left = reshape(b - matmul(a, solution), (m, 1 if b.ndim == 1 else b.shape[1]))
+    residuals = sum_of(left * left, axis=0)
+    residuals = residuals if rank.item() == n < m else residuals[:0]
+    return LstsqResult(solution, residuals, rank, values)
 
 
 # ----- determinants -----
