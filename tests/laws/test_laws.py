@@ -203,7 +203,6 @@ def test_reference_counts_alone_free_the_graph(row: Row) -> None:
             backward([(n, np.ones(n.shape)) for n in carried(outs)])
         return [weakref.ref(x) for x in (*nodes, *(o.data for o in outs))]
 
-    gc.collect()
     gc.disable()
     try:
         for sample in some(row, 3):
