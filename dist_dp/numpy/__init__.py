@@ -25,6 +25,7 @@ from .. import ops
 from ..ops.core import TensorLike
 from ..ops.views import lifted
 from ..tensor import Tensor
+from . import linalg  # noqa: F401
 from .creation import *  # noqa: F403
 from .protocols import like, on_values, reducing, refuse, same, stands_for
 
@@ -105,7 +106,6 @@ signbit = same(np.signbit, ops.signbit)
 floor = same(np.floor, ops.floor)
 ceil = same(np.ceil, ops.ceil)
 trunc = same(np.trunc, ops.trunc)
-rint = same(np.rint, ops.round)
 isnan = same(np.isnan, ops.isnan)
 isinf = same(np.isinf, ops.isinf)
 isfinite = same(np.isfinite, ops.isfinite)
@@ -157,9 +157,32 @@ def where(condition: TensorLike, x: TensorLike | None = None, y: TensorLike | No
     return ops.where(condition, x, y)
 
 
+@stands_for(np.rint)
+def rint(x: TensorLike, /) -> Tensor:
+    """The nearest integers; halves go to the even one. No gradient.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.rint([0.4, 1.5])
+    tensor([0., 2.])
+    """
+    return ops.round(x)
+
+
 # ----- shapes -----
 
-reshape = like(np.reshape, ops.reshape)
+
+@stands_for(np.reshape)
+def reshape(a: TensorLike, /, shape: int | Sequence[int], order: str = "C", *, copy: None = None) -> Tensor:
+    """The same elements in C order under another shape.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.reshape([1.0, 2.0], (2, -1)).shape
+    (2, 1)
+    """
+    refuse("reshape", order=None if order == "C" else order, copy=copy)
+    return ops.reshape(a, shape)
+
+
 ravel = like(np.ravel, ops.ravel)
 transpose = permute_dims = like(np.transpose, ops.transpose)
 stands_for(np.permute_dims)(transpose)
@@ -326,6 +349,60 @@ def diff(a: TensorLike, n: int = 1, axis: int = -1) -> Tensor:
     for _ in range(n):
         a = a[..., 1:] - a[..., :-1]
     return ops.moveaxis(a, -1, axis)
+
+
+# ----- products -----
+
+outer = like(np.outer, ops.outer)
+tensordot = like(np.tensordot, ops.tensordot)
+kron = like(np.kron, ops.kron)
+cross = like(np.cross, ops.cross)
+
+
+@stands_for(np.dot)
+def dot(a: TensorLike, b: TensorLike, out: None = None) -> Tensor:
+    """The last axis of a against the next-to-last (or only) one of b; a scalar multiplies.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.dot([1.0, 2.0], [3.0, 4.0])
+    tensor(11.)
+    """
+    refuse("dot", out=out)
+    return ops.dot(a, b)
+
+
+@stands_for(np.inner)
+def inner(a: TensorLike, b: TensorLike, /) -> Tensor:
+    """The product summed over the last axes of both.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.inner([1.0, 2.0], [3.0, 4.0])
+    tensor(11.)
+    """
+    return ops.inner(a, b)
+
+
+@stands_for(np.vdot)
+def vdot(a: TensorLike, b: TensorLike, /) -> Tensor:
+    """The product of both, flattened, summed.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.vdot([[1.0, 2.0]], [[3.0, 4.0]])
+    tensor(11.)
+    """
+    return ops.vdot(a, b)
+
+
+@stands_for(np.einsum)
+def einsum(*operands: Any, out: None = None, optimize: Any = False) -> Tensor:
+    """Einstein's summation: `einsum(subscripts, *operands)`; every order of contraction gives the same values.
+
+    >>> from dist_dp import numpy as dnp
+    >>> dnp.einsum("i,i->", [1.0, 2.0], [3.0, 4.0])
+    tensor(11.)
+    """
+    refuse("einsum", out=out)
+    return ops.einsum(*operands)
 
 
 # ----- reductions -----

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from .. import ops
 from ..ops.core import TensorLike
 from ..ops.views import lifted
+from ..pytree import flatten
 from ..tensor import Tensor
 from .protocols import like, stands_for
 
@@ -35,22 +36,24 @@ Shape = int | Sequence[int]
 
 
 def array(object: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
-    """The values as a new tensor that carries no gradient.
+    """The values as a new tensor; tensors, also inside nested lists, keep their gradients.
 
     >>> from dist_dp import numpy as dnp
-    >>> dnp.array([0.5, 1.0]).dtype
-    dtype('float32')
+    >>> dnp.array([0.5, 1.0])
+    tensor([0.5, 1. ])
     """
-    return ops.tensor(object, dtype)
+    return ops.copy(asarray(object, dtype))
 
 
 def asarray(a: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
-    """The values as a tensor: a tensor as it is, with its gradient, an array without a copy.
+    """The values as a tensor, copied only where they must be; tensors, also in nested lists, keep their gradients.
 
     >>> from dist_dp import numpy as dnp
     >>> dnp.asarray([1, 2])
     tensor([1, 2])
     """
+    if isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in flatten(a)[0]):
+        a = ops.stack([asarray(x) for x in a])
     return ops.as_tensor(a, dtype)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -125,6 +126,8 @@ def on_values(theirs: Any) -> Callable[..., Any]:
         return _wrapped(theirs(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}))
 
     function.__name__ = function.__qualname__ = theirs.__name__
+    with suppress(ValueError):  # some of NumPy's compiled functions do not know theirs
+        function.__signature__ = inspect.signature(theirs)  # type: ignore[attr-defined]
     function.__doc__ = (
         f"NumPy's `{theirs.__name__}` of the values of its arguments; its result carries no gradient."
     )
