@@ -104,7 +104,7 @@ def _folded(x: Array, axes: Axes, ufunc: np.ufunc) -> Array:
         first, *rest = _places(axis, behind)
         out = x[first] if rest else x[first].copy()
         for n, place in enumerate(rest):
-            out = ufunc(out, x[place], None if n == 0 else out)
+            out = ufunc(out, x[place], out=None if n == 0 else out)
         x = out
     return x
 
@@ -210,14 +210,24 @@ _max_pool: Op = Op(
     jvp=(lambda t, x, out, axes: _pick.run(t, x, out, params=(axes,)),),
     batch=_examples_in_images,
 )
-# Which pixel is the maximum does not change with x, except where two are equal: no derivative by x and out.
+
+
+# Which pixel is the maximum does not change with x, except where two are equal: nothing comes of x and out but 0.
+def _no_gradient(g: Any) -> None:
+    return None
+
+
+def _no_tangent(t: Any) -> Any:
+    return 0 * t
+
+
 _unpool: Op = Op(
     "max_unpool",
     _to_maxima,
     "g x out_",
     "axes",
-    vjp=(lambda g, x, out_, axes: _pick.run(g, x, out_, params=(axes,)), None, None),
-    jvp=(lambda t, x, out_, axes: _unpool.run(t, x, out_, params=(axes,)), None, None),
+    vjp=(lambda g, x, out_, axes: _pick.run(g, x, out_, params=(axes,)), _no_gradient, _no_gradient),
+    jvp=(lambda t, x, out_, axes: _unpool.run(t, x, out_, params=(axes,)), _no_tangent, None),
     batch=_examples_in_images,
 )
 _pick: Op = Op(
@@ -225,8 +235,8 @@ _pick: Op = Op(
     _at_maxima,
     "t x out_",
     "axes",
-    vjp=(lambda g, x, out_, axes: _unpool.run(g, x, out_, params=(axes,)), None, None),
-    jvp=(lambda t, x, out_, axes: _pick.run(t, x, out_, params=(axes,)), None, None),
+    vjp=(lambda g, x, out_, axes: _unpool.run(g, x, out_, params=(axes,)), _no_gradient, _no_gradient),
+    jvp=(lambda t, x, out_, axes: _pick.run(t, x, out_, params=(axes,)), None, _no_tangent),
     batch=_examples_in_images,
 )
 _avg_pool: Op = Op(

@@ -6,6 +6,7 @@ kept apart by a diagonal.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def power(d: Draw) -> Call:
 
 def multi_dot(d: Draw) -> Call:
     sides = [d.integer(1, 3) for _ in range(5)]
-    shapes = [(n, m) for n, m in zip(sides, sides[1:], strict=False)][: d.integer(2, 4)]
+    shapes = list(pairwise(sides))[: d.integer(2, 4)]
     if d.flag():
         shapes = [shapes[0][1:], *shapes[1:-1], shapes[-1][:1]]
     return Call([d.array(shape) for shape in shapes])
