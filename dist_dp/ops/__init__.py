@@ -12,6 +12,7 @@ from .create import *  # noqa: F403
 from .dropout import *  # noqa: F403
 from .elementwise import *  # noqa: F403
 from .extrema import *  # noqa: F403
+from .gated import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .loss import *  # noqa: F403

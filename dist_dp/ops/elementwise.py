@@ -19,7 +19,6 @@ from ..tape import Array
 from ..tensor import Tensor
 from .blocked import elementwise
 from .core import Op, Rule, TensorLike, aligned, binary, same, unary
-from .views import lifted
 
 __all__ = [
     "abs",
@@ -44,7 +43,6 @@ __all__ = [
     "expm1",
     "floor_divide",
     "fmod",
-    "gelu",
     "hypot",
     "leaky_relu",
     "log",
@@ -64,7 +62,6 @@ __all__ = [
     "remainder",
     "rsqrt",
     "sigmoid",
-    "silu",
     "sin",
     "sinh",
     "softplus",
@@ -79,7 +76,7 @@ __all__ = [
 def settled(g: Any, gradient: Any) -> Any:
     """`gradient`, with 0 where the incoming gradient `g` is 0 (looked at only if something is not finite)."""
     values = gradient.data if isinstance(gradient, Tensor) else gradient
-    if math.isfinite(np.vdot(values, values)):  # one pass, no temporary; an overflow is a harmless false alarm
+    if math.isfinite(np.vdot(values, values)):  # no temporary; overflow is a false alarm
         return gradient
     return np.where(g == 0, 0, gradient)
 
@@ -309,7 +306,8 @@ deg2rad = _unary("deg2rad", np.deg2rad, lambda g: g * (math.pi / 180), "Degrees 
 rad2deg = _unary("rad2deg", np.rad2deg, lambda g: g * (180 / math.pi), "Radians to degrees.")
 
 
-def _sigmoid_forward(x: Any) -> Any:
+def sigmoid_of(x: Any) -> Any:
+    """The values of the sigmoid."""
     # tanh never overflows: 1/(1+e^-x) = (1 + tanh(x/2))/2.
     out = np.asarray(np.tanh(x * 0.5))
     out *= 0.5
@@ -319,7 +317,7 @@ def _sigmoid_forward(x: Any) -> Any:
 
 sigmoid = _unary(
     "sigmoid",
-    _sigmoid_forward,
+    sigmoid_of,
     lambda g, out: g * (out * (1 - out)),
     "1/(1+e^-x). Derivative: out (1 - out).",
 )
@@ -390,40 +388,6 @@ erf = _unary(
     lambda g, x: g * (np.exp(-x * x) * (2 / math.sqrt(math.pi))),
     "The error function, 2/sqrt(pi) ∫ e^(-t^2) dt from 0 to x. Derivative: 2/sqrt(pi) e^(-x^2).",
 )
-
-
-def silu(x: TensorLike) -> Tensor:
-    """x sigmoid(x), also called swish (Elfwing et al. 2017, arXiv:1702.03118). Elementwise; any shape.
-
-    >>> from dist_dp import ops
-    >>> ops.silu([0.0, 1.0])
-    tensor([0.       , 0.7310586])
-    """
-    x = lifted(x)
-    return x * sigmoid(x)
-
-
-def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
-    """x Phi(x) with Phi the normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415).
-
-    Args:
-        x: any shape.
-        approximate: "none" for Phi(x) = (1 + erf(x / sqrt 2)) / 2, or "tanh" for
-            (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, which differs by less than 5e-4.
-
-    Raises:
-        ValueError: `approximate` is neither.
-
-    >>> from dist_dp import ops
-    >>> ops.gelu([0.0, 1.0])
-    tensor([0.       , 0.8413447])
-    """
-    x = lifted(x)
-    if approximate == "none":
-        return x * (0.5 + 0.5 * erf(x * math.sqrt(0.5)))
-    if approximate == "tanh":
-        return x * (0.5 + 0.5 * tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-    raise ValueError(f"`approximate` of gelu must be 'none' or 'tanh', got {approximate!r}")
 
 
 _elu = Op(
