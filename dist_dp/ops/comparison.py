@@ -29,6 +29,7 @@ __all__ = [
     "bitwise_xor",
     "ceil",
     "clip",
+    "contiguous",
     "copy",
     "equal",
     "floor",
@@ -274,7 +275,7 @@ def nan_to_num(
 
 # ----- copies -----
 
-_copy = Op("copy", np.array, vjp=(lambda g: g,), jvp=(lambda t: t,), batch=same)
+_copy = Op("copy", lambda x: np.array(x, order="C"), vjp=(lambda g: g,), jvp=(lambda t: t,), batch=same)
 
 
 def copy(x: TensorLike) -> Tensor:
@@ -285,6 +286,21 @@ def copy(x: TensorLike) -> Tensor:
     tensor([1., 2.])
     """
     return unary(_copy, x)
+
+
+_contiguous = Op(
+    "contiguous", lambda x: np.asarray(x, order="C"), vjp=(lambda g: g,), jvp=(lambda t: t,), batch=same
+)
+
+
+def contiguous(x: TensorLike) -> Tensor:
+    """The same values in row-major memory: that of x if it is so already, else a copy. Gradients flow through it.
+
+    >>> from dist_dp import ops
+    >>> ops.contiguous(ops.transpose([[1.0, 2.0], [3.0, 4.0]])).data.flags.c_contiguous
+    True
+    """
+    return unary(_contiguous, x)
 
 
 def astype(x: TensorLike, dtype: DTypeLike, copy: bool = True) -> Tensor:

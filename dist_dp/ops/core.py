@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +24,7 @@ from ..tape import RECORD, Array, Node, mode
 from ..tensor import Tensor
 
 Rule = Callable[..., Any]
-TensorLike = Tensor | ArrayLike
+TensorLike: TypeAlias = Tensor | ArrayLike
 
 ndarray = np.ndarray
 _new = Tensor.__new__

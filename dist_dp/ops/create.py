@@ -110,10 +110,10 @@ def arange(
     >>> ops.arange(1, 2, 0.25)
     tensor([1.  , 1.25, 1.5 , 1.75])
     """
-    low, high = (0, start) if stop is None else (start, stop)
-    if dtype is None and any(isinstance(v, float) for v in (low, high, step)):
+    values: tuple[Any, ...] = (0, start, step) if stop is None else (start, stop, step)
+    if dtype is None and any(isinstance(v, float) for v in values):
         dtype = np.float32
-    return Tensor(np.arange(low, high, step, dtype))
+    return Tensor(np.arange(*values, dtype=dtype))
 
 
 def linspace(
@@ -124,7 +124,7 @@ def linspace(
 
 
 def _like(x: TensorLike, dtype: DTypeLike | None) -> tuple[tuple[int, ...], Any]:
-    array = x.data if isinstance(x, Tensor) else as_array(x)
+    array = x if isinstance(x, Tensor) else as_array(x)
     return array.shape, array.dtype if dtype is None else dtype
 
 

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from ..tape import Array
 from ..tensor import Tensor
-from .axes import Axes, Axis, kept, kept_shape, length, normal_axes, shifted, spread
+from .axes import Axes, Axis, kept, length, normal_axes, shifted, spread
 from .comparison import astype
 from .core import Op, TensorLike, unary
 from .scan import cumulative_product, delay
@@ -207,7 +207,9 @@ def average(
                 f"got {weights.shape}"
             )
         order = sorted(range(len(axes)), key=axes.__getitem__)
-        weights = reshape(transpose(weights, order), kept_shape(x.shape, axes))
+        weights = reshape(
+            transpose(weights, order), tuple([n if a in axes else 1 for a, n in enumerate(x.shape)])
+        )
     total = sum(broadcast_to(weights, x.shape), axes, keepdims)
     return sum(x * weights, axes, keepdims) / total
 
