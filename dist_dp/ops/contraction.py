@@ -122,6 +122,8 @@ def einsum(subscripts: str, *operands: TensorLike, optimize: object = True) -> T
     >>> ops.einsum("ii", [[1.0, 2.0], [3.0, 4.0]]).item()
     5.0
     """
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: `subscripts` must be a string such as 'ij,jk->ik', got {subscripts!r}")
     arrays = [lifted(x) for x in operands]
     inputs, result = _parsed(subscripts, [x.ndim for x in arrays])
     length: dict[str, int] = {}
@@ -149,8 +151,6 @@ def einsum(subscripts: str, *operands: TensorLike, optimize: object = True) -> T
 
 def _parsed(subscripts: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     """Labels of the axes of every operand and of the result; those of an ellipsis get labels of their own."""
-    if not isinstance(subscripts, str):
-        raise TypeError(f"einsum: `subscripts` must be a string such as 'ij,jk->ik', got {subscripts!r}")
 
     def wrong(what: str) -> ValueError:
         return ValueError(f"einsum: {what} (subscripts {subscripts!r}, operands of {list(ranks)} axes)")
