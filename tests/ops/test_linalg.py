@@ -1,5 +1,6 @@
 """Products and linear algebra beyond the laws: how gradients are computed, singular cases, and what is refused."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,6 @@ def gradient(fn: Callable[[dp.Tensor], dp.Tensor], x: Any) -> Any:
 
 
 def test_a_product_of_matrices_is_one_short_record() -> None:
-    import sys
-
     x, w = leaf(np.ones((4, 4))), leaf(np.ones((4, 4)))
     calls = []
     sys.setprofile(lambda frame, event, arg: calls.append(frame.f_code.co_name) if event == "call" else None)

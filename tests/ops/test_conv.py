@@ -1,0 +1,233 @@
+"""Convolutions and poolings beyond the laws: blocks, ties, edges, and what is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws.rows_conv import naive_conv, naive_conv_transpose, naive_max_pool
+
+import dist_dp as dp
+from dist_dp import ops
+from dist_dp.functional import hessian
+from dist_dp.ops import patches, pooling
+from dist_dp.ops.patches import Geometry
+
+
+def leaf(x: Any) -> dp.Tensor:
+    return dp.Tensor(x, requires_grad=True)
+
+
+# ----- kernels, block by block -----
+
+
+@st.composite
+def convolutions(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...], Geometry]:
+    """(shape of x, shape of weight, geometry), with padding that differs on every side."""
+    groups = draw(st.integers(1, 3))
+    inputs, filters = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    kernel, stride, dilation = (tuple(draw(st.integers(1, 3)) for _ in range(2)) for _ in range(3))
+    padding = tuple((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(2))
+    size = tuple(
+        max(1, d * (k - 1) + 1 - sum(p)) + draw(st.integers(0, 5))
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    )
+    x = (draw(st.integers(0, 4)), inputs * groups, *size)
+    return x, (filters * groups, inputs, *kernel), Geometry(stride, padding, dilation, groups)
+
+
+@given(convolutions(), st.sampled_from([(1, 1), (40, 1), (1 << 17, 256)]))
+def test_kernels_agree_with_loops_and_each_other_however_the_work_is_cut(
+    drawn: tuple[tuple[int, ...], tuple[int, ...], Geometry], blocks: tuple[int, int]
+) -> None:
+    x_shape, w_shape, geometry = drawn
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=x_shape), rng.normal(size=w_shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patches, "_BLOCK", blocks[0])
+        patch.setattr(patches, "_FEWEST", blocks[1])
+        out = patches.convolve(x, w, None, geometry)
+        g = rng.normal(size=out.shape)
+        towards_x = patches.input_gradient(g, w, x_shape[2:], geometry)
+        towards_w = patches.weight_gradient(x, g, w_shape[2:], geometry)
+    (top, bottom), (left, right) = geometry.padding
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    np.testing.assert_allclose(
+        out, naive_conv(padded, w, None, geometry.stride, 0, geometry.dilation, geometry.groups), atol=1e-12
+    )
+    # <g, conv(x, w)> is linear in x and in w: the two transposes must give the same number.
+    np.testing.assert_allclose([(towards_x * x).sum(), (towards_w * w).sum()], (g * out).sum(), atol=1e-9)
+
+
+def test_every_element_of_a_gradient_is_that_of_loops() -> None:
+    rng = np.random.default_rng(3)
+    x, w = leaf(rng.normal(size=(2, 4, 7, 6))), leaf(rng.normal(size=(6, 2, 3, 2)))
+    options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    y = ops.conv2d(x, w, **options)
+    g = rng.normal(size=y.shape)
+    y.backward(g)
+    transposed = naive_conv_transpose(g, w.data, output_padding=(0, 0), **options)
+    np.testing.assert_allclose(x.grad.data, transposed[:, :, :7, :6], atol=1e-12)
+    for index in np.ndindex(w.shape):
+        one = np.zeros(w.shape)
+        one[index] = 1.0
+        np.testing.assert_allclose(w.grad.data[index], (naive_conv(x.data, one, **options) * g).sum())
+
+
+def test_a_convolution_of_large_images_is_done_in_rows_and_of_small_ones_in_batches() -> None:
+    plan = patches._Plan.of
+    assert plan(8, 9, (1000, 1000)).images == 1 and plan(8, 9, (1000, 1000)).rows < 1000
+    assert plan(64, 25, (28, 28)) == (6, 28)
+    assert plan(3, 25, (4, 4)) == (3, 4)
+
+
+def test_gradients_skip_what_nobody_asks_for() -> None:
+    x, w = dp.Tensor(np.ones((1, 1, 3, 3))), leaf(np.ones((1, 1, 2, 2)))
+    y = ops.conv2d(x, w)
+    assert y.node.parents[0] is None and y.node.saved[0] is None
+
+
+def test_same_padding_keeps_the_size_with_the_odd_pixel_behind() -> None:
+    out = ops.conv1d([[[1.0, 2.0, 3.0]]], [[[1.0, 10.0]]], padding="same")
+    assert out.tolist() == [[[21.0, 32.0, 3.0]]]
+
+
+# ----- pooling -----
+
+
+def test_the_first_of_equal_maxima_gets_the_gradient() -> None:
+    x = leaf([[[[1.0, 2.0, 0.0, 0.0], [2.0, 1.0, 0.0, 0.0]]]])
+    ops.sum(ops.max_pool2d(x, 2)).backward()
+    assert x.grad.tolist() == [[[[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]]
+
+
+def test_overlapping_windows_add_up() -> None:
+    x = leaf([[[0.0, 5.0, 1.0]]])
+    ops.sum(ops.max_pool1d(x, 2, stride=1)).backward()
+    assert x.grad.tolist() == [[[0.0, 2.0, 0.0]]]
+
+
+def test_nan_wins_and_keeps_the_gradient_in_its_window() -> None:
+    x = leaf([[[1.0, np.nan, 3.0, 2.0]]])
+    y = ops.max_pool1d(x, 2)
+    assert np.isnan(y.data[0, 0, 0]) and y.data[0, 0, 1] == 3.0
+    ops.sum(y).backward()
+    assert x.grad.data[0, 0, :2].sum() == 1.0
+
+
+def test_the_maximum_has_no_second_derivative_of_its_own() -> None:
+    x = np.random.default_rng(0).normal(size=(1, 1, 4, 4))
+    assert not hessian(lambda x: ops.sum(ops.max_pool2d(x, 2)))(x).data.any()
+    assert hessian(lambda x: ops.sum(ops.max_pool2d(x, 2) ** 2))(x).data.sum() == 8.0
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 30, 1 << 18]))
+@settings(max_examples=30)
+def test_pooling_gradients_do_not_depend_on_the_block(n: int, kernel: int, stride: int, block: int) -> None:
+    rng = np.random.default_rng(n)
+    x = leaf(rng.normal(size=(n, 2, 5, 4)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooling, "_BLOCK", block)
+        y = ops.max_pool2d(x, kernel, stride)
+        g = rng.normal(size=y.shape)
+        y.backward(g)
+    rise = (naive_max_pool(x.data + 1e-6 * x.grad.data, kernel, stride) - y.data) * g
+    np.testing.assert_allclose(rise.sum() / 1e-6, (x.grad.data**2).sum(), rtol=1e-6, atol=1e-6)
+
+
+def test_integers_are_pooled_and_carry_no_gradient() -> None:
+    y = ops.max_pool1d(np.array([[[-3, -5]]]), 2, padding=1)
+    assert y.tolist() == [[[-3, -5]]] and y.dtype == np.int64
+
+
+# ----- what is refused -----
+
+IMAGE, FILTER = np.ones((1, 2, 4, 4)), np.ones((4, 2, 3, 3))
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "x rank": (lambda: ops.conv2d(IMAGE[0], FILTER), ValueError, r"`x` must have 4 axes .* x\[None\]"),
+    "x rank 1d": (lambda: ops.conv1d(IMAGE, FILTER), ValueError, r"`x` must have 3 axes \(N, C, L\)"),
+    "weight rank": (
+        lambda: ops.conv2d(IMAGE, FILTER[0]),
+        ValueError,
+        r"`weight` must have shape \(C_out, C_in / gr",
+    ),
+    "weight empty": (lambda: ops.conv2d(IMAGE, FILTER[:, :, :0]), ValueError, "none of them 0"),
+    "channels": (lambda: ops.conv2d(IMAGE[:, :1], FILTER), ValueError, "`x` must have 2 channels .* got 1"),
+    "groups divide": (
+        lambda: ops.conv2d(np.ones((1, 6, 4, 4)), FILTER, groups=3),
+        ValueError,
+        "`groups` must divide",
+    ),
+    "groups zero": (lambda: ops.conv2d(IMAGE, FILTER, groups=0), ValueError, "`groups` must be at least 1"),
+    "groups type": (lambda: ops.conv2d(IMAGE, FILTER, groups=1.0), TypeError, "`groups` must be an integer"),
+    "bias": (lambda: ops.conv2d(IMAGE, FILTER, np.ones(3)), ValueError, r"`bias` must have shape \(4,\)"),
+    "kernel": (lambda: ops.conv2d(IMAGE, np.ones((4, 2, 5, 3))), ValueError, "kernel must not be larger"),
+    "dilated": (lambda: ops.conv2d(IMAGE, FILTER, dilation=2), ValueError, r"dilation=\(2, 2\) does not fit"),
+    "stride": (lambda: ops.conv2d(IMAGE, FILTER, stride=0), ValueError, "`stride` must be at least 1"),
+    "stride type": (lambda: ops.conv2d(IMAGE, FILTER, stride=1.5), TypeError, "`stride` must be an integer"),
+    "stride count": (
+        lambda: ops.conv2d(IMAGE, FILTER, stride=(1, 1, 1)),
+        ValueError,
+        "`stride` .* 2 elements",
+    ),
+    "padding": (lambda: ops.conv2d(IMAGE, FILTER, padding=-1), ValueError, "`padding` must be at least 0"),
+    "padding name": (
+        lambda: ops.conv2d(IMAGE, FILTER, padding="full"),
+        ValueError,
+        "'same' or 'valid', got 'full'",
+    ),
+    "padding same": (
+        lambda: ops.conv2d(IMAGE, FILTER, 2 * np.ones(4), 2, "same"),
+        ValueError,
+        "needs a stride of 1",
+    ),
+    "transposed channels": (
+        lambda: ops.conv_transpose2d(IMAGE, FILTER),
+        ValueError,
+        "`x` must have 4 channels",
+    ),
+    "transposed weight": (
+        lambda: ops.conv_transpose1d(IMAGE[0], FILTER),
+        ValueError,
+        r"\(C_in, C_out / groups, k\)",
+    ),
+    "output padding": (
+        lambda: ops.conv_transpose2d(np.ones((1, 4, 2, 2)), FILTER, output_padding=1),
+        ValueError,
+        "`output_padding` must be less than the stride",
+    ),
+    "nothing left": (
+        lambda: ops.conv_transpose2d(np.ones((1, 4, 1, 1)), FILTER, padding=2),
+        ValueError,
+        "leaves nothing of the image",
+    ),
+    "pool rank": (lambda: ops.max_pool2d(IMAGE[0], 2), ValueError, "max_pool2d: `x` must have 4 axes"),
+    "pool kernel": (lambda: ops.max_pool2d(IMAGE, 0), ValueError, "`kernel_size` must be at least 1"),
+    "pool size": (lambda: ops.avg_pool2d(IMAGE, 5), ValueError, "`kernel_size` must not be larger"),
+    "pool padding": (lambda: ops.max_pool2d(IMAGE, 2, padding=2), ValueError, "at most half of the kernel"),
+    "pool dtype": (lambda: ops.avg_pool2d(IMAGE.astype(int), 2), TypeError, "`x` must have a floating dtype"),
+    "adaptive size": (
+        lambda: ops.adaptive_avg_pool2d(IMAGE, 0),
+        ValueError,
+        "`output_size` must be at least 1",
+    ),
+    "adaptive type": (
+        lambda: ops.adaptive_avg_pool2d(IMAGE, "2"),
+        TypeError,
+        "`output_size` must be an integer",
+    ),
+    "adaptive empty": (
+        lambda: ops.adaptive_avg_pool1d(np.ones((1, 1, 0)), 1),
+        ValueError,
+        "at least one pixel",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_arguments_are_named(name: str) -> None:
+    call, kind, message = REFUSED[name]
+    with pytest.raises(kind, match=message):
+        call()
