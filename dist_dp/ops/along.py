@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..tape import Array
 from ..tensor import Tensor
+from .axes import axis_index
 from .core import Op, TensorLike, aligned, apply, unary
 from .elementwise import add
 from .views import broadcast_to, lifted, moveaxis, part, reshape
@@ -220,7 +220,7 @@ def take(x: TensorLike, index: Any, axis: int | None = None) -> Tensor:
             [4., 3., 4.]])
     """
     x = reshape(x, -1) if axis is None else lifted(x)
-    at = normalize_axis_index(axis or 0, x.ndim)
+    at = axis_index(axis or 0, x.ndim)
     return apply(pick, (x, integers(index, "index")), (at,))  # type: ignore[no-any-return]
 
 
@@ -323,7 +323,7 @@ def take_along_axis(x: TensorLike, index: Any, axis: int | None = -1) -> Tensor:
         x, axis = reshape(x, -1), 0
     if x.ndim != index.ndim:
         raise ValueError(f"`index` must have as many axes as x, of shape {x.shape}; got shape {index.shape}")
-    axis = normalize_axis_index(axis, x.ndim)
+    axis = axis_index(axis, x.ndim)
     ones = [(*s[:axis], 1, *s[axis + 1 :]) for s in (x.shape, index.shape)]
     common = np.broadcast_shapes(*ones)
     x, index = (
@@ -334,7 +334,7 @@ def take_along_axis(x: TensorLike, index: Any, axis: int | None = -1) -> Tensor:
 
 
 def _checked_dims(x: Tensor, index: Tensor, dim: int, who: str) -> int:
-    dim = normalize_axis_index(dim, x.ndim)
+    dim = axis_index(dim, x.ndim, "dim")
     if index.ndim != x.ndim or any(i != dim and n > x.shape[i] for i, n in enumerate(index.shape)):
         raise ValueError(
             f"`index` of {who} must have the rank of x, of shape {x.shape}, and be no longer along axes "

@@ -7,11 +7,12 @@ from the front. `keepdims` keeps the reduced axes with length 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.exceptions import AxisError
 
 from ..tape import Array
 from ..tensor import Tensor
@@ -21,11 +22,47 @@ Axis = int | Sequence[int] | None
 Axes = tuple[int, ...] | None
 
 
+def axis_index(axis: Any, ndim: int, name: str = "axis") -> int:
+    """`axis` of an array of `ndim` axes, counted from the front.
+
+    Raises:
+        TypeError: not an integer. AxisError (a ValueError and an IndexError): there is no such axis.
+
+    >>> axis_index(-1, 3)
+    2
+    """
+    try:
+        i = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer, got {axis!r:.80}") from None
+    if not -ndim <= i < ndim:
+        there = f"expected {-ndim} to {ndim - 1}" if ndim else "it has no axes"
+        raise AxisError(f"{name} {i} is out of bounds for array of dimension {ndim}: {there}")
+    return i % ndim
+
+
+def axis_tuple(axis: Any, ndim: int, name: str = "axis") -> tuple[int, ...]:
+    """`axis`, one or several of an array of `ndim` axes, as a tuple of different axes counted from the front.
+
+    Raises:
+        TypeError: not an integer or a sequence of them. AxisError: there is no such axis. ValueError: one stands twice.
+
+    >>> axis_tuple((0, -1), 3)
+    (0, 2)
+    """
+    if isinstance(axis, str) or not isinstance(axis, Iterable):
+        return (axis_index(axis, ndim, name),)
+    axes = tuple([axis_index(a, ndim, name) for a in axis])
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"`{name}` must name each axis once, got {axis!r:.80}: a repeated axis of {ndim}")
+    return axes
+
+
 def normal_axes(x: TensorLike, axis: int | Sequence[int]) -> tuple[int, ...]:
     ndim = x.ndim if isinstance(x, (Tensor, np.ndarray)) else np.ndim(x)
     if type(axis) is int and -ndim <= axis < ndim:
         return (axis % ndim,)
-    return normalize_axis_tuple(axis, ndim, "axis")  # raises if there is no such axis
+    return axis_tuple(axis, ndim)  # raises if there is no such axis
 
 
 def length(shape: tuple[int, ...], axes: Axes) -> int:

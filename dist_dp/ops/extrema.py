@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..tape import Array
 from ..tensor import Tensor
-from .axes import Axes, Axis, kept, kept_shape, length, normal_axes, shifted
+from .axes import Axes, Axis, axis_index, kept, kept_shape, length, normal_axes, shifted
 from .comparison import astype, not_equal
 from .core import Op, TensorLike, unary
 from .reduce import sum
@@ -172,7 +171,7 @@ _argmax, _argmin = _position("argmax", np.argmax), _position("argmin", np.argmin
 
 def _where_is(op: Op, x: TensorLike, axis: int | None, keepdims: bool) -> Tensor:
     x = lifted(x)
-    axes = (0,) if axis is None else (normalize_axis_index(axis, x.ndim, "axis"),)
+    axes = (0,) if axis is None else (axis_index(axis, x.ndim),)
     if length(x.shape, None if axis is None else axes) == 0:
         raise ValueError(f"no {op.name} of no elements: x has shape {x.shape}, axis={axis}")
     if axis is not None:

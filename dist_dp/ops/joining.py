@@ -7,10 +7,10 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..tape import Array
 from ..tensor import Tensor
+from .axes import axis_index
 from .core import Op, TensorLike, apply, unary
 from .views import lifted, part, reshape
 
@@ -111,7 +111,7 @@ def concatenate(xs: Sequence[TensorLike] | Tensor, axis: int | None = 0) -> Tens
     parts = _several(xs, "concatenate")
     if axis is None:
         parts, axis = tuple([reshape(x, -1) for x in parts]), 0
-    return apply(_concatenate, parts, (normalize_axis_index(axis, parts[0].ndim),))  # type: ignore[no-any-return]
+    return apply(_concatenate, parts, (axis_index(axis, parts[0].ndim),))  # type: ignore[no-any-return]
 
 
 def stack(xs: Sequence[TensorLike] | Tensor, axis: int = 0) -> Tensor:
@@ -126,7 +126,7 @@ def stack(xs: Sequence[TensorLike] | Tensor, axis: int = 0) -> Tensor:
             [2., 4.]])
     """
     parts = _several(xs, "stack")
-    return apply(_stack, parts, (normalize_axis_index(axis, parts[0].ndim + 1),))  # type: ignore[no-any-return]
+    return apply(_stack, parts, (axis_index(axis, parts[0].ndim + 1),))  # type: ignore[no-any-return]
 
 
 def at_least_1d(x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def array_split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: i
     [tensor([1., 2.]), tensor([3.])]
     """
     x = lifted(x)
-    axis = normalize_axis_index(axis, x.ndim)
+    axis = axis_index(axis, x.ndim)
     if not isinstance(indices_or_sections, (int, np.integer)):
         return cut(x, [int(i) for i in indices_or_sections], axis)
     if indices_or_sections < 1:
@@ -226,7 +226,7 @@ def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0
     [tensor([1.]), tensor([2., 3.])]
     """
     x = lifted(x)
-    n = x.shape[normalize_axis_index(axis, x.ndim)]
+    n = x.shape[axis_index(axis, x.ndim)]
     if (
         isinstance(indices_or_sections, (int, np.integer))
         and indices_or_sections > 0
@@ -250,7 +250,7 @@ def chunk(x: TensorLike, chunks: int, axis: int = 0) -> list[Tensor]:
     [2, 2, 1]
     """
     x = lifted(x)
-    axis = normalize_axis_index(axis, x.ndim)
+    axis = axis_index(axis, x.ndim)
     if chunks < 1:
         raise ValueError(f"`chunks` must be at least 1, got {chunks}")
     n = x.shape[axis]

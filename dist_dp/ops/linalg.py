@@ -14,10 +14,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
 
 from ..tape import Array
 from ..tensor import Tensor
+from .axes import axis_tuple
 from .comparison import astype
 from .core import Op, TensorLike, apply, same
 from .decompositions import (
@@ -401,7 +401,7 @@ def norm(
     """
     x = lifted(x)
     x = x if x.dtype.kind == "f" else astype(x, np.float64)
-    axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim, "axis")
+    axes = axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
     if ord is None:
         return vector_norm(x, 2, axes, keepdims)
     if len(axes) == 1:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..compact import row_product
 from ..tensor import Tensor
+from .axes import axis_index
 from .core import Op, TensorLike, aligned, apply, as_array, binary
 from .elementwise import multiply
 from .views import lifted, moveaxis, reshape
@@ -256,6 +256,6 @@ def cross(
         axisa = axisb = axisc = axis
     x, y = lifted(x), lifted(y)
     for name, v, at in (("x", x, axisa), ("y", y, axisb)):
-        if v.ndim == 0 or v.shape[normalize_axis_index(at, v.ndim)] != 3:
+        if v.ndim == 0 or v.shape[axis_index(at, v.ndim)] != 3:
             raise ValueError(f"cross: `{name}` must have length 3 along axis {at}, got shape {v.shape}")
     return moveaxis(apply(_cross, (moveaxis(x, axisa, -1), moveaxis(y, axisb, -1))), -1, axisc)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from ..tape import Array
 from ..tensor import Tensor
+from .axes import axis_index
 from .core import Op, TensorLike, apply, unary
 from .views import lifted, reshape
 
@@ -130,7 +130,7 @@ def _along(op: Op, x: TensorLike, axis: int | None) -> Tensor:
     x = lifted(x)
     if axis is None:
         return unary(op, reshape(x, -1), (0, 1))
-    return unary(op, x, (normalize_axis_index(axis, x.ndim, "axis"), 1))
+    return unary(op, x, (axis_index(axis, x.ndim), 1))
 
 
 def cumsum(x: TensorLike, axis: int | None = None) -> Tensor:

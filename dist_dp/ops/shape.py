@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from ..tensor import Tensor
 from .along import take
+from .axes import axis_index, axis_tuple
 from .core import Op, TensorLike, same, unary
 from .joining import at_least_1d, at_least_2d, at_least_3d, concatenate, cut
 from .views import Shape, broadcast_to, expand_dims, lifted, moveaxis, part, place, reshape, swapaxes
@@ -67,7 +67,7 @@ def flatten(x: TensorLike, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """
     x = lifted(x)
     rank = max(x.ndim, 1)
-    start, end = normalize_axis_index(start_dim, rank), normalize_axis_index(end_dim, rank)
+    start, end = axis_index(start_dim, rank, "start_dim"), axis_index(end_dim, rank, "end_dim")
     if start > end:
         raise ValueError(
             f"`start_dim` must not come after `end_dim`, got {start_dim} and {end_dim} for shape {x.shape}"
@@ -184,7 +184,7 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], axis: int | None = None)
     tensor([1., 1., 2.])
     """
     x = reshape(x, -1) if axis is None else lifted(x)
-    at = normalize_axis_index(axis or 0, x.ndim)
+    at = axis_index(axis or 0, x.ndim)
     counts = np.asarray(repeats) if np.size(repeats) else np.zeros(0, np.intp)
     if counts.dtype.kind not in "iu" or (counts < 0).any():
         raise ValueError(f"`repeats` must be integers from 0 on, got {repeats!r}")
@@ -247,7 +247,7 @@ def flip(x: TensorLike, axis: Shape | None = None) -> Tensor:
     tensor([3., 2., 1.])
     """
     x = lifted(x)
-    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    axes = range(x.ndim) if axis is None else axis_tuple(axis, x.ndim)
     return unary(part, x, (tuple([slice(None, None, -1 if i in axes else None) for i in range(x.ndim)]),))
 
 
@@ -272,7 +272,7 @@ def roll(x: TensorLike, shift: Shape, axis: Shape | None = None) -> Tensor:
             f"`shift` and `axis` must be of one length or single numbers, got {shift} and {axis}"
         )
     for by, along in np.broadcast(shifts, axes):
-        at = normalize_axis_index(int(along), x.ndim)
+        at = axis_index(int(along), x.ndim)
         n = x.shape[at]
         if n and by % n:
             head, tail = cut(x, [int(-by % n)], at)
@@ -292,7 +292,7 @@ def rot90(x: TensorLike, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Tensor:
             [1., 3.]])
     """
     x = lifted(x)
-    first, second = normalize_axis_tuple(axes, x.ndim)
+    first, second = axis_tuple(axes, x.ndim, "axes")
     k %= 4
     if k == 2:
         return flip(x, (first, second))

@@ -13,12 +13,12 @@ from operator import getitem
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.lib.stride_tricks import as_strided
 
 from ..compact import Part
 from ..tape import Array
 from ..tensor import Tensor
+from .axes import axis_index, axis_tuple
 from .core import Op, TensorLike, apply, as_array, unary
 
 __all__ = [
@@ -103,7 +103,7 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
         shape: integers or one tuple of them; one may be -1, for what is left.
 
     Raises:
-        ValueError: the sizes do not agree.
+        TypeError: `shape` is not of integers. ValueError: the sizes do not agree.
 
     >>> from dist_dp import ops
     >>> ops.reshape([1.0, 2.0, 3.0, 4.0], 2, -1)
@@ -111,9 +111,16 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
             [3., 4.]])
     """
     to = shape[0] if len(shape) == 1 else shape
-    return unary(
-        _reshape, x, (to if isinstance(to, tuple) else tuple(to) if isinstance(to, list) else (to,),)
-    )
+    to = to if isinstance(to, tuple) else tuple(to) if isinstance(to, list) else (to,)
+    x = lifted(x)
+    try:
+        return unary(_reshape, x, (to,))
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"`shape` of reshape must be integers with the product {x.size}, the elements of x of shape {x.shape} "
+            f"(one may be -1, for what is left), got {to}"
+        ) from None
 
 
 def expand_dims(x: TensorLike, axis: Shape) -> Tensor:
@@ -127,8 +134,8 @@ def expand_dims(x: TensorLike, axis: Shape) -> Tensor:
     (2, 1)
     """
     x = lifted(x)
-    rank = x.ndim + (1 if isinstance(axis, int) else len(axis))
-    new = normalize_axis_tuple(axis, rank)
+    rank = x.ndim + (len(axis) if isinstance(axis, (tuple, list)) else 1)
+    new = axis_tuple(axis, rank)
     old = iter(x.shape)
     return reshape(x, tuple([1 if i in new else next(old) for i in range(rank)]))
 
@@ -146,7 +153,7 @@ def squeeze(x: TensorLike, axis: Shape | None = None) -> Tensor:
     x = lifted(x)
     if axis is None:
         return reshape(x, tuple([n for n in x.shape if n != 1]))
-    gone = normalize_axis_tuple(axis, x.ndim)
+    gone = axis_tuple(axis, x.ndim)
     for i in gone:
         if x.shape[i] != 1:
             raise ValueError(f"`axis` of squeeze must have length 1, got axis {i} of shape {x.shape}")
@@ -187,7 +194,7 @@ def transpose(x: TensorLike, axes: Sequence[int] | None = None) -> Tensor:
     if axes is None:
         order = tuple(range(x.ndim - 1, -1, -1))
     else:
-        order = normalize_axis_tuple(axes, x.ndim)
+        order = axis_tuple(axes, x.ndim, "axes")
         if len(order) != x.ndim:
             raise ValueError(
                 f"`axes` must name each of the {x.ndim} axes of shape {x.shape} once, got {tuple(axes)}"
@@ -214,7 +221,7 @@ def swapaxes(x: TensorLike, axis1: int, axis2: int) -> Tensor:
     """
     x = lifted(x)
     order = list(range(x.ndim))
-    i, j = normalize_axis_index(axis1, x.ndim), normalize_axis_index(axis2, x.ndim)
+    i, j = axis_index(axis1, x.ndim, "axis1"), axis_index(axis2, x.ndim, "axis2")
     order[i], order[j] = j, i
     return unary(_transpose, x, (tuple(order),))
 
@@ -230,7 +237,7 @@ def moveaxis(x: TensorLike, source: Shape, destination: Shape) -> Tensor:
     (2, 1, 1)
     """
     x = lifted(x)
-    old, new = normalize_axis_tuple(source, x.ndim), normalize_axis_tuple(destination, x.ndim)
+    old, new = axis_tuple(source, x.ndim, "source"), axis_tuple(destination, x.ndim, "destination")
     if len(old) != len(new):
         raise ValueError(
             f"`source` and `destination` must name as many axes each, got {source} and {destination}"
@@ -344,7 +351,7 @@ def unfold(x: TensorLike, axis: int, size: int, step: int = 1) -> Tensor:
             [3., 4.]])
     """
     x = lifted(x)
-    axis = normalize_axis_index(axis, x.ndim)
+    axis = axis_index(axis, x.ndim)
     if not 1 <= size <= x.shape[axis]:
         raise ValueError(
             f"`size` of unfold must be between 1 and {x.shape[axis]}, the length of axis {axis}; got {size}"

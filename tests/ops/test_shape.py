@@ -64,7 +64,7 @@ def test_a_sum_over_many_pieces_of_one_tensor_is_the_whole() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ops.reshape(X, 5, 5), ValueError, r"cannot reshape array of size 24 into shape \(5,5\)"),
+        (lambda: ops.reshape(X, 5, 5), ValueError, r"product 24, .* got \(5, 5\)"),
         (
             lambda: ops.squeeze(X, 1),
             ValueError,
@@ -74,7 +74,7 @@ def test_a_sum_over_many_pieces_of_one_tensor_is_the_whole() -> None:
         (lambda: ops.transpose(X, (0, 1)), ValueError, "each of the 3 axes"),
         (lambda: ops.transpose(X, (0, 1, 1)), ValueError, "repeated axis"),
         (lambda: ops.moveaxis(X, (0, 1), 0), ValueError, "as many axes each"),
-        (lambda: ops.swapaxes(X, 0, 3), ValueError, "axis 3 is out of bounds"),
+        (lambda: ops.swapaxes(X, 0, 3), ValueError, "axis2 3 is out of bounds"),
         (lambda: ops.broadcast_to(X, (2, 3)), ValueError, "broadcast"),
         (lambda: ops.unfold(X, 1, size=4), ValueError, "`size` of unfold must be between 1 and 3"),
         (lambda: ops.unfold(X, 1, size=2, step=0), ValueError, "`step` of unfold must be at least 1"),
