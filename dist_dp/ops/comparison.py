@@ -194,6 +194,8 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
     >>> ops.where([True, False], [1.0, 2.0], 0.0)
     tensor([1., 0.])
     """
+    if isinstance(condition, Tensor) and condition.node is not None:
+        condition = condition.detach()
     out: Tensor = apply(_where, (condition, x, y))
     return out
 

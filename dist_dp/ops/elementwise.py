@@ -141,6 +141,8 @@ def _power_base(g: Any, x: Any, y: Any) -> Any:
 
 def _power_exponent(g: Any, x: Any, out: Any) -> Any:
     # d x^y/dy = x^y log x; at x = 0 the limit 0 for every y > 0, as in torch and JAX.
+    if isinstance(x, (int, float)):
+        return np.zeros_like(g) if x == 0 else settled(g, g * out * (math.log(x) if x > 0 else math.nan))
     return settled(g, g * np.where(x == 0, 0, out * np.log(np.where(x == 0, 1, x))))
 
 
@@ -213,7 +215,16 @@ logaddexp = function2(
     _logaddexp,
     "log(e^x + e^y) without overflow. Derivatives: e^(x - out) and e^(y - out); 0 where both are -inf.",
 )
-copysign = function2(_copysign, "|x| with the sign of y. Derivatives: sign(x) sign(y), and none for y.")
+
+
+def copysign(x: TensorLike, y: TensorLike) -> Tensor:
+    """|x| with the sign of y. Derivative: sign(x) sign(y); y carries none. Elementwise; the two broadcast.
+
+    >>> from dist_dp import ops
+    >>> ops.copysign([1.0, 2.0], -1.0)
+    tensor([-1., -2.])
+    """
+    return binary(_copysign, x, y.detach() if isinstance(y, Tensor) else y)
 
 
 # ----- functions of one argument -----
