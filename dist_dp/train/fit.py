@@ -18,7 +18,7 @@ from ..tape import no_grad
 from ..tensor import Tensor
 from .contribution import Contribution, ContributionSum
 from .loop import Options, Steps
-from .shard import as_metric, checked_weight
+from .shard import as_metric, checked_weight, named_metrics
 
 # loss(model, batch) -> scalar Tensor | (loss, weight) | (loss, weight, metrics)
 Loss = Callable[[Any, Any], Any]
@@ -131,8 +131,7 @@ def fit(
     >>> result.step, result.metrics["loss"] < 1e-2
     (120, True)
     """
-    if not callable(loss):
-        raise TypeError(f"loss must be a function loss(model, batch), got {type(loss).__name__}")
+    _check_loss(loss)
     loop = Steps(model, optimizer, data, batch_size=batch_size, epochs=epochs, **options)
     if validation is not None:
         held_out = as_source(validation, options.get("collate"))
@@ -149,6 +148,11 @@ def fit(
     return Result(loop.digest(), loop.step, loop.metrics)
 
 
+def _check_loss(loss: Any) -> None:
+    if not callable(loss):
+        raise TypeError(f"loss must be a function loss(model, batch), got {type(loss).__name__}")
+
+
 def parts_of(returned: Any, examples: int) -> tuple[Tensor, float, dict[str, Any]]:
     """What a loss function returned, as (loss, weight, metrics)."""
     value, weight, metrics = returned, examples, {}
@@ -160,7 +164,7 @@ def parts_of(returned: Any, examples: int) -> tuple[Tensor, float, dict[str, Any
         value, weight, metrics = (*returned, *(examples, {})[len(returned) - 1 :])
     if not isinstance(value, Tensor):
         raise TypeError(f"loss must return a Tensor first, got {type(value).__name__}")
-    return value, checked_weight(weight), metrics
+    return value, checked_weight(weight), dict(named_metrics(metrics))
 
 
 def evaluate(
@@ -182,6 +186,9 @@ def evaluate(
     Returns:
         `{"loss": ..., <metrics>}`: means weighted as the loss is.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a dist_dp.nn.Module, got {type(model).__name__}")
+    _check_loss(loss)
     source = as_source(data, collate)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")

@@ -89,7 +89,8 @@ class Steps:
             schedules.
     """
 
-    # Whether any run of this process has come to its first step: the command tells a wrong argument from a failure by it.
+    # Whether any run of this process has come to its first step: by it the command tells a wrong argument from a
+    # failure.
     begun: ClassVar[bool] = False
 
     def __init__(
@@ -234,6 +235,7 @@ class Steps:
         sinks = list(self._options["sinks"])
         log: JsonLines | None = None
         if self.directory is not None:
+            self.directory.create()
             stack.enter_context(run_lock(self.directory.lock_path))
             self.directory.agree(self._manifest())
             log = JsonLines(self.directory.metrics_path)
@@ -369,6 +371,8 @@ def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a dist_dp.optim optimizer, got {type(optimizer).__name__}")
     for name in given:
+        if name == "validation":
+            raise TypeError("validation is an option of fit; in a loop of your own, call dist_dp.evaluate")
         if name not in DEFAULTS:
             near = difflib.get_close_matches(name, [*DEFAULTS, "batch_size", "epochs", "validation"], 1)
             raise TypeError(
@@ -381,6 +385,13 @@ def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
             continue
         if name in given and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
+    progress, sinks = given.get("progress"), given.get("sinks", ())
+    if progress not in (None, True, False):
+        raise TypeError(f"progress must be True, False or None, got {progress!r:.80}")
+    if not isinstance(sinks, (tuple, list)) or not all(callable(getattr(s, "emit", None)) for s in sinks):
+        raise TypeError(
+            f"sinks must be a list of sinks (with emit and close, see runtime.events), got {sinks!r:.80}"
+        )
 
 
 def _names_of(optimizer: Optimizer, parameters: dict[str, Any]) -> list[str]:

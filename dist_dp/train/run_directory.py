@@ -35,12 +35,24 @@ class RunMismatch(ValueError):
 
 
 class RunDirectory:
-    """The files of one run. Making one creates the directory."""
+    """The files of one run. The directory need not exist yet; `create` makes it.
+
+    Raises:
+        TypeError, ValueError: `path` is no path, or empty. NotADirectoryError: it names a file, or lies below one.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"run must be the path of a directory, got {path!r:.80} ({type(path).__name__})")
+        if not os.fspath(path):
+            raise ValueError("run must be the path of a directory, got ''; run=None keeps nothing on disk")
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"run must name a directory, and {self.path} is a file")
+        there = next((p for p in (self.path, *self.path.parents) if p.exists()), self.path)
+        if there.exists() and not there.is_dir():
+            raise NotADirectoryError(f"run must name a directory, got {self.path}, and {there} is a file")
+
+    def create(self) -> None:
+        """Make the directory, if it is not there."""
         self.path.mkdir(parents=True, exist_ok=True)
 
     @property

@@ -77,8 +77,17 @@ class Shard:
 
         `loss` is reported by `backward` already, unless it is logged here.
         """
-        for name, value in {**(metrics or {}), **values}.items():
+        for name, value in {**named_metrics(metrics or {}), **values}.items():
             self.metrics[name] = as_metric(name, value)
+
+
+def named_metrics(metrics: Any) -> Mapping[str, Any]:
+    """`metrics`; raises TypeError if they are not a dict from names to values."""
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(
+            f"metrics must be a dict from names to numbers, got {metrics!r:.80} ({type(metrics).__name__})"
+        )
+    return metrics
 
 
 def as_metric(name: str, value: Any) -> float:
