@@ -172,23 +172,38 @@ def result_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
 def _unify(op: Op, inputs: Sequence[Any]) -> list[Any]:
     """Bring the inputs of `op.same_dtype` to one dtype. Python scalars stay as they are: they never widen anything."""
     out: list[Any] = []
-    for x in inputs:
-        if isinstance(x, Tensor) or type(x) in _PYTHON_SCALARS:
-            out.append(x)
-        elif isinstance(x, (float, int)):  # np.float64 is a Python float too
-            out.append(float(x) if isinstance(x, float) else int(x))
-        else:
-            out.append(as_array(x))
+    common: Any = None
+    mixed = False
+    for i, x in enumerate(inputs):
+        if type(x) is not ndarray and not isinstance(x, Tensor):
+            if type(x) in _PYTHON_SCALARS:
+                out.append(x)
+                continue
+            if isinstance(x, (float, int)):  # np.float64 is a Python float too
+                out.append(float(x) if isinstance(x, float) else int(x))
+                continue
+            x = as_array(x)
+        out.append(x)
+        if op.variadic or i in op.same_dtype:
+            dtype = x.data.dtype if type(x) is Tensor else x.dtype
+            if common is None:
+                common = dtype
+            elif dtype is not common and dtype != common:
+                mixed = True
+    if common is not None and not mixed:
+        return out
     chosen = range(len(out)) if op.variadic else op.same_dtype
-    dtypes = {out[i].dtype for i in chosen if not isinstance(out[i], _PYTHON_SCALARS)}
-    if len(dtypes) > 1:
-        dtype = result_dtype(*dtypes)
-        for i in chosen:
-            if not isinstance(out[i], _PYTHON_SCALARS) and out[i].dtype != dtype:
-                out[i] = out[i].astype(dtype)
-    elif not dtypes:  # Python scalars alone: float32 as everywhere here, where NumPy would compute in float64
+    if (
+        common is None
+    ):  # Python scalars alone: float32 as everywhere here, where NumPy would compute in float64
         for i in chosen:
             out[i] = as_array(out[i])
+        return out
+    arrays = [i for i in chosen if not isinstance(out[i], _PYTHON_SCALARS)]
+    common = result_dtype(*{out[i].dtype for i in arrays})
+    for i in arrays:
+        if out[i].dtype != common:
+            out[i] = out[i].astype(common)
     return out
 
 
@@ -258,47 +273,61 @@ def apply(op: Op, inputs: Sequence[Any], params: tuple[Any, ...] = ()) -> Any:
     if mode.state > RECORD:
         assert mode.interpreter is not None
         return mode.interpreter(op, tuple(inputs), params)
-    arrays = tuple([x.data if isinstance(x, Tensor) else x for x in inputs])
-    parents = tuple([x.node if isinstance(x, Tensor) else None for x in inputs])
+    arrays: list[Any] = []
+    parents: list[Any] = []
+    traced = False
+    for x in inputs:
+        if isinstance(x, Tensor):
+            parent = x.node
+            arrays.append(x.data)
+            parents.append(parent)
+            traced = traced or parent is not None
+        else:
+            arrays.append(x)
+            parents.append(None)
     out = op.forward(*arrays, *params)
     residuals = None
     if op.residuals:
         out, residuals = out
-    needed = [p is not None for p in parents]
-    traced = mode.state == RECORD and (op.rules is not None or op.joint is not None) and any(needed)
+    traced = traced and mode.state == RECORD and (op.rules is not None or op.joint is not None)
     if op.outputs > 1:
         return _several(op, arrays, parents, params, out, residuals, traced)
     if type(out) is not ndarray:
         out = np.asarray(out)
-    traced = traced and out.dtype.kind == "f"  # integers and booleans carry no gradient
-    node = (
-        Node(op, parents, save(op, arrays, needed, params, out, residuals), params, out.shape)
-        if traced
-        else None
-    )
-    return Tensor._of(out, node)
+    result: Tensor = _new(Tensor)
+    result.data = out
+    result.node = None
+    if traced and out.dtype.kind == "f":  # integers and booleans carry no gradient
+        saved = save(op, arrays, parents, params, out, residuals)
+        result.node = Node(op, tuple(parents), saved, params, out.shape)
+    return result
 
 
 def save(
-    op: Op, arrays: tuple[Any, ...], needed: Sequence[bool], params: tuple[Any, ...], out: Any, residuals: Any
+    op: Op, arrays: Sequence[Any], parents: Sequence[Any], params: tuple[Any, ...], out: Any, residuals: Any
 ) -> tuple[Any, ...]:
     """What the rules of `op` read: one tuple per input that wants a gradient, or a single one for a joint rule."""
-    shapes: tuple[Any, ...] = ()
+    shapes: list[Any] = []
     if op.shapes:
-        shapes = tuple([np.shape(a) for a in arrays])
+        for a in arrays:
+            shapes.append(a.shape if type(a) is ndarray else np.shape(a))
+    env: tuple[Any, ...]
     if op.variadic:
-        env = (arrays, out, *params, shapes, residuals)
+        env = (tuple(arrays), out, *params, tuple(shapes), residuals)
     else:
         env = (*arrays, out, *params, *(shapes or (None,) * op.arity), residuals)
     if op.joint is not None:
         return (op.gathers[0](env),)
-    return tuple([gather(env) if need else None for gather, need in zip(op.gathers, needed, strict=True)])
+    saved: list[Any] = []
+    for gather, parent in zip(op.gathers, parents, strict=True):
+        saved.append(None if parent is None else gather(env))
+    return tuple(saved)
 
 
 def _several(
     op: Op,
-    arrays: tuple[Any, ...],
-    parents: tuple[Any, ...],
+    arrays: Sequence[Any],
+    parents: Sequence[Any],
     params: tuple[Any, ...],
     outs: tuple[Array, ...],
     residuals: Any,
@@ -308,9 +337,8 @@ def _several(
     outs = tuple(np.asarray(o) for o in outs)
     if not traced:
         return tuple(Tensor._of(o, None) for o in outs)
-    needed = [p is not None for p in parents]
     likes = tuple((o.shape, o.dtype) for o in outs)
-    common = Node(op, parents, save(op, arrays, needed, params, outs, residuals), params, likes)
+    common = Node(op, tuple(parents), save(op, arrays, parents, params, outs, residuals), params, likes)
     return tuple(one_output(common, i, o) for i, o in enumerate(outs))
 
 
