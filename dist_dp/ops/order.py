@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..tape import Array
 from ..tensor import Extremum, Tensor
 from .along import integers, take_along_axis
 from .core import Op, TensorLike, apply, same, unary
+from .joining import stack
 from .views import lifted, part, reshape
 
 __all__ = ["argsort", "nonzero", "one_hot", "searchsorted", "sort", "topk", "unique"]
@@ -79,8 +81,22 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True) -> Extremu
 
 # ----- without gradient -----
 
+
+def _searched(
+    op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]
+) -> Any:
+    a, v = inputs
+    if not batched[0]:
+        return apply(op, (a, v), params)
+    return stack([apply(op, (a[k], v[k] if batched[1] else v), params) for k in range(size)])
+
+
 _searchsorted = Op(
-    "searchsorted", lambda a, v, side: np.asarray(np.searchsorted(a, v, side)), "a v", params="side"
+    "searchsorted",
+    lambda a, v, side: np.asarray(np.searchsorted(a, v, side)),
+    "a v",
+    params="side",
+    batch=_searched,
 )
 
 
