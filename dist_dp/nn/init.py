@@ -112,8 +112,10 @@ def trunc_normal_(
     """N(mean, std²) conditioned on [a, b]: values outside are drawn again.
 
     Raises:
-        ValueError: a >= b, or less than one draw in a thousand would lie in [a, b].
+        ValueError: std <= 0, or less than one draw in a thousand would lie in [a, b].
     """
+    if not std > 0:
+        raise ValueError(f"std must be positive, got {std}")
     low, high = (a - mean) / std, (b - mean) / std
     inside = 0.5 * (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2)))
     if inside < 1e-3:

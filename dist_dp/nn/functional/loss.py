@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import numpy as np
+
 from ... import ops
 from ...ops import cross_entropy, nll_loss
 from ...ops.core import TensorLike
@@ -131,8 +133,9 @@ def binary_cross_entropy(
             "binary_cross_entropy: input must be probabilities between 0 and 1, got values from "
             f"{values.min()} to {values.max()}; apply a sigmoid, or use binary_cross_entropy_with_logits"
         )
-    log_x = ops.maximum(ops.log(x), -100.0)
-    log_rest = ops.maximum(ops.log1p(ops.negative(x)), -100.0)
+    with np.errstate(divide="ignore"):  # log 0 = -inf is what the bound is for
+        log_x = ops.maximum(ops.log(x), -100.0)
+        log_rest = ops.maximum(ops.log1p(ops.negative(x)), -100.0)
     value = ops.multiply(ops.subtract(y, 1.0), log_rest) - ops.multiply(y, log_x)
     return _reduced("binary_cross_entropy", value if weight is None else value * weight, reduction)
 
