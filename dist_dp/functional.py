@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import ops
+from .arguments import check_argnums, check_function
 from .backward import backward, forward, reach
 from .batching.vectorize import levels, spread, under, vmap, whole
 from .opaque import checkpoint, custom_vjp
@@ -162,8 +163,6 @@ def _kind(x: Any) -> str:
 def _positions(argnums: int | Sequence[int], count: int) -> list[int]:
     chosen = [argnums] if isinstance(argnums, int) else list(argnums)
     for i in chosen:
-        if isinstance(i, bool) or not isinstance(i, int):
-            raise TypeError(f"argnums must be an int or a sequence of ints, got {argnums!r}")
         if not -count <= i < count:
             raise ValueError(
                 f"argnums={argnums!r} is out of range for a call with {count} positional arguments"
@@ -266,6 +265,8 @@ def value_and_grad(
     >>> value, g["b"]
     (tensor(9.), tensor(3.))
     """
+    check_function(fun)
+    check_argnums(argnums)
 
     @functools.wraps(fun)
     def with_gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -323,6 +324,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[
     >>> out, f_vjp(1.0)
     (tensor(6.), (tensor(3.), tensor(2.)))
     """
+    check_function(fun)
     run, _, structure = _run_all(fun, primals, "primals", has_aux)
 
     def f_vjp(cotangents: Any) -> Any:
@@ -351,6 +353,7 @@ def jvp(
     >>> dp.jvp(lambda x, y: x * y, (2.0, 3.0), (1.0, 0.0))
     (tensor(6.), tensor(3.))
     """
+    check_function(fun)
     for name, value in (("primals", primals), ("tangents", tangents)):
         if not isinstance(value, (tuple, list)):
             raise TypeError(
@@ -375,6 +378,7 @@ def linearize(fun: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...
     >>> f_jvp(1.0), f_jvp(2.0)
     (tensor(6.), tensor(12.))
     """
+    check_function(fun)
     run, xs, structure = _run_all(fun, primals, "primals", has_aux=False)
 
     def f_jvp(*tangents: Any) -> Any:
@@ -418,6 +422,9 @@ def jacobian(fun: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Calla
 def _jacobian(
     fun: Callable[..., Any], argnums: int | Sequence[int], forwards: bool | None
 ) -> Callable[..., Any]:
+    check_function(fun)
+    check_argnums(argnums)
+
     @functools.wraps(fun)
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:
         positions = _positions(argnums, len(args))
@@ -496,6 +503,9 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     >>> dp.hvp(lambda x: (x * x * x).sum(), (dp.tensor([1.0, 2.0]),), (dp.tensor([1.0, 1.0]),))
     tensor([ 6., 12.])
     """
+    check_function(f, "f")
+    if not isinstance(primals, (tuple, list)):
+        raise TypeError(f"primals must be a tuple with an entry for each argument of f, got {_kind(primals)}")
     argnums: int | tuple[int, ...] = 0 if len(primals) == 1 else tuple(range(len(primals)))
     return jvp(grad(f, argnums), primals, tangents)[1]
 

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from . import random
+from .arguments import check_function
 from .backward import backward, reach
 from .batching.vectorize import Level, levels, spread, under, whole
 from .ops.core import Op, as_array, identity, one_output
@@ -130,6 +131,7 @@ def checkpoint(fun: Callable[P, R]) -> Callable[P, R]:
     >>> dp.grad(dp.checkpoint(lambda x: dp.ops.sin(x) * x))(0.0)
     tensor(0.)
     """
+    check_function(fun)
 
     @functools.wraps(fun)
     def checkpointed(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -248,6 +250,7 @@ class custom_vjp:
     """
 
     def __init__(self, fun: Callable[..., Any]) -> None:
+        check_function(fun)
         functools.update_wrapper(self, fun)
         self.fun = fun
         self.fwd: Callable[..., Any] | None = None
@@ -255,6 +258,8 @@ class custom_vjp:
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Set the rule: `fwd(*args) -> (result, residuals)` and `bwd(residuals, g) -> gradients`."""
+        check_function(fwd, "fwd")
+        check_function(bwd, "bwd")
         self.fwd, self.bwd = fwd, bwd
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, ParamSpec
 import numpy as np
 
 from .. import ops
+from ..arguments import check_function
 from ..ops.core import Op, apply, as_array
 from ..pytree import flatten, flatten_like, unflatten
 from ..tape import Interpreter, applying
@@ -197,6 +198,7 @@ def vmap(fun: Callable[P, Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
     >>> dp.vmap(lambda x, y: (x * y).sum())(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32))
     tensor([2., 2., 2.])
     """
+    check_function(fun)
 
     @functools.wraps(fun)
     def vmapped(*args: P.args, **kwargs: P.kwargs) -> Any:

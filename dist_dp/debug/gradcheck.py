@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_function
 from ..backward import backward, forward
 from ..ops.core import apply, identity
 from ..pytree import flatten, paths, unflatten
@@ -181,6 +182,7 @@ def gradcheck(
     >>> import dist_dp as dp, numpy as np
     >>> dp.debug.gradcheck(lambda x, y: x * y, np.ones((2, 3)), np.ones(3), order=2)
     """
+    check_function(fn, "fn")
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
     leaves, structure = flatten(inputs)
