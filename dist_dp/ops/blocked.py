@@ -20,8 +20,8 @@ import numpy as np
 from ..tape import Array
 
 # Elements of the first operand in one piece: 256 KiB of float32. Measured with a second-level cache of 1 MiB: softmax,
-# norms and GELU take 1.1 to 1.3 times as long in pieces half as large, because the calls show, and gain nothing from
-# larger ones; without pieces they take 2 to 3 times as long.
+# norms and GELU take 1.1 to 1.3 times as long in pieces half as large, because the calls show, and gain next to nothing
+# from larger ones.
 BLOCK = 1 << 16
 
 

@@ -36,9 +36,10 @@ def _at(x: Any, target: Array) -> Any:
 
 def _counted(name: str, target: Array, classes: int, weight: Any, ignore_index: int) -> tuple[Array, Any]:
     """Class indices, 0 where they are to be ignored, and the weight of each row: 1.0 if all count fully."""
-    counts = (target >= 0) & (target < classes) & (target != ignore_index)
-    if counts.all():
+    ignored = 0 <= ignore_index < classes
+    if not ignored and target.min(initial=0) >= 0 and target.max(initial=0) < classes:
         return target, weight[target] if np.ndim(weight) else 1.0
+    counts = (target >= 0) & (target < classes) & (target != ignore_index)
     wrong = ~counts & (target != ignore_index)
     if wrong.any():
         raise ValueError(

@@ -38,7 +38,9 @@ def _spread(weight: Any, groups: int, entries: int) -> Any:
     """A weight per channel (or per entry) as a matrix (groups, entries); None for the scalar that stands for none."""
     if isinstance(weight, float):
         return None
-    return np.repeat(weight.reshape(-1), groups * entries // max(weight.size, 1)).reshape(groups, entries)
+    if weight.size != groups * entries:
+        weight = np.repeat(weight.reshape(-1), groups * entries // weight.size)
+    return weight.reshape(groups, entries)
 
 
 def _rows(x: Array) -> Array:
