@@ -70,8 +70,9 @@ class Places(Base):
         unbiased: bool | None = None,
     ) -> Tensor:
         """The variance; divides by n less `ddof` (`correction`; `unbiased=True` is 1). The default is NumPy's 0."""
-        ddof = _ddof("var", ddof, correction, unbiased)
-        return ops.var(self, axis_of("var", axis, dim), ddof, keepdims or keepdim)
+        if correction is not None or unbiased is not None:
+            ddof = _ddof("var", ddof, correction, unbiased)
+        return ops.var(self, axis if dim is None else axis_of("var", axis, dim), ddof, keepdims or keepdim)
 
     def std(
         self,
@@ -85,8 +86,9 @@ class Places(Base):
         unbiased: bool | None = None,
     ) -> Tensor:
         """The standard deviation; see `var`."""
-        ddof = _ddof("std", ddof, correction, unbiased)
-        return ops.std(self, axis_of("std", axis, dim), ddof, keepdims or keepdim)
+        if correction is not None or unbiased is not None:
+            ddof = _ddof("std", ddof, correction, unbiased)
+        return ops.std(self, axis if dim is None else axis_of("std", axis, dim), ddof, keepdims or keepdim)
 
     def max(
         self, axis: Axis = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False

@@ -59,10 +59,12 @@ def axis_tuple(axis: Any, ndim: int, name: str = "axis") -> tuple[int, ...]:
 
 
 def normal_axes(x: TensorLike, axis: int | Sequence[int]) -> tuple[int, ...]:
-    ndim = x.ndim if isinstance(x, (Tensor, np.ndarray)) else np.ndim(x)
+    """`axis` as rows have it: a tuple of axes of `x`, counted from the front; raises as `axis_tuple`."""
+    # A Tensor's property would be one more call.
+    ndim = x.data.ndim if type(x) is Tensor else x.ndim if isinstance(x, Tensor) else np.ndim(x)
     if type(axis) is int and -ndim <= axis < ndim:
         return (axis % ndim,)
-    return axis_tuple(axis, ndim)  # raises if there is no such axis
+    return axis_tuple(axis, ndim)
 
 
 def length(shape: tuple[int, ...], axes: Axes) -> int:
@@ -72,9 +74,9 @@ def length(shape: tuple[int, ...], axes: Axes) -> int:
 
 def kept(g: Any, shape: tuple[int, ...], axis: Axes, keepdims: bool) -> Any:
     """`g` with the reduced axes of `shape` back as axes of length 1."""
-    return (
-        g if keepdims or axis is None else g.reshape(kept_shape(shape, axis))
-    )  # a scalar broadcasts as it is
+    if keepdims or axis is None:  # a scalar broadcasts as it is
+        return g
+    return g.reshape(kept_shape(shape, axis))
 
 
 def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:

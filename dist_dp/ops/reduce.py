@@ -49,13 +49,18 @@ _sum = Op(
     batch=shifted,
 )
 
-# n: how many elements go into one.
+
+def _mean_of(x: Array, axis: Axes, keepdims: Any) -> Any:
+    out = np.add.reduce(x, axis, keepdims=keepdims)
+    return out / (x.size // out.size) if out.size else out / 1
+
+
 _mean = Op(
     "mean",
-    lambda x, axis, keepdims, n: total(x, axis, keepdims) / n,
-    params="axis keepdims n",
-    vjp=(lambda g, axis, keepdims, n, x_shape: spread(g / n, axis, keepdims, x_shape),),
-    jvp=(lambda t, axis, keepdims, n, x_shape: np.sum(t, axis=axis, keepdims=keepdims) / n,),
+    _mean_of,
+    params="axis keepdims",
+    vjp=(lambda g, axis, keepdims, x_shape: spread(g / length(x_shape, axis), axis, keepdims, x_shape),),
+    jvp=(lambda t, axis, keepdims, x_shape: np.sum(t, axis=axis, keepdims=keepdims) / length(x_shape, axis),),
     batch=shifted,
 )
 
@@ -91,62 +96,64 @@ def mean(
     """
     if dtype is not None:
         x = astype(x, dtype, copy=False)
-    elif not isinstance(x, Tensor):
-        x = lifted(x)
-    axes = axis if axis is None else normal_axes(x, axis)
-    return unary(_mean, x, (axes, keepdims, length(x.shape, axes)))
+    return unary(_mean, x, (axis if axis is None else normal_axes(x, axis), keepdims))
 
 
-def _centred(x: Any, axis: Axes, n: int) -> Any:
-    return x - np.sum(x, axis=axis, keepdims=True) / n
+def _centred(x: Any, axis: Axes) -> Any:
+    return x - np.sum(x, axis=axis, keepdims=True) / length(x.shape, axis)
 
 
-def _variance(x: Array, axis: Axes, keepdims: bool, n: int, divisor: float) -> Any:
-    centred = np.asarray(x - total(x, axis, True) / n)
-    return total(np.square(centred, centred), axis, keepdims) / divisor
+def _divisor(shape: tuple[int, ...], axis: Axes, ddof: float) -> float:
+    return max(length(shape, axis) - ddof, 0)
+
+
+def _variance(x: Array, axis: Axes, keepdims: Any, ddof: float) -> Any:
+    mean = np.add.reduce(x, axis, keepdims=True)
+    n = x.size // mean.size if mean.size else 1
+    centred = np.asarray(x - mean / n)
+    return np.add.reduce(np.square(centred, out=centred), axis, keepdims=keepdims) / max(n - ddof, 0)
 
 
 _var = Op(
     "var",
     _variance,
-    params="axis keepdims n divisor",
+    params="axis keepdims ddof",
     vjp=(
-        lambda g, x, axis, keepdims, n, divisor: (
-            kept(g * 2 / divisor, x.shape, axis, keepdims) * _centred(x, axis, n)
+        lambda g, x, axis, keepdims, ddof: (
+            kept(g * 2 / _divisor(x.shape, axis, ddof), x.shape, axis, keepdims) * _centred(x, axis)
         ),
     ),
     jvp=(
-        lambda t, x, axis, keepdims, n, divisor: (
-            np.sum(t * _centred(x, axis, n), axis=axis, keepdims=keepdims) * 2 / divisor
+        lambda t, x, axis, keepdims, ddof: (
+            np.sum(t * _centred(x, axis), axis=axis, keepdims=keepdims) * 2 / _divisor(x.shape, axis, ddof)
         ),
     ),
     batch=shifted,
 )
 
-# Where nothing varies the slope of the root is infinite; there, as in torch, no gradient flows.
+
+def _per_deviation(out: Any, shape: tuple[int, ...], axis: Axes, ddof: float) -> Any:
+    # Where nothing varies the slope of the root is infinite; there, as in torch, no gradient flows.
+    return np.where(out == 0, 0, 1 / (np.where(out == 0, 1, out) * _divisor(shape, axis, ddof)))
+
+
 _std = Op(
     "std",
-    lambda *arguments: np.sqrt(_variance(*arguments)),
-    params="axis keepdims n divisor",
+    lambda x, axis, keepdims, ddof: np.sqrt(_variance(x, axis, keepdims, ddof)),
+    params="axis keepdims ddof",
     vjp=(
-        lambda g, x, out, axis, keepdims, n, divisor: (
-            kept(np.where(out == 0, 0, g / (out * divisor)), x.shape, axis, keepdims) * _centred(x, axis, n)
+        lambda g, x, out, axis, keepdims, ddof: (
+            kept(g * _per_deviation(out, x.shape, axis, ddof), x.shape, axis, keepdims) * _centred(x, axis)
         ),
     ),
     jvp=(
-        lambda t, x, out, axis, keepdims, n, divisor: np.where(
-            out == 0, 0, np.sum(t * _centred(x, axis, n), axis=axis, keepdims=keepdims) / (out * divisor)
+        lambda t, x, out, axis, keepdims, ddof: (
+            np.sum(t * _centred(x, axis), axis=axis, keepdims=keepdims)
+            * _per_deviation(out, x.shape, axis, ddof)
         ),
     ),
     batch=shifted,
 )
-
-
-def _moment(op: Op, x: TensorLike, axis: Axis, ddof: float, keepdims: bool) -> Tensor:
-    x = lifted(x)
-    axes = axis if axis is None else normal_axes(x, axis)
-    n = length(x.shape, axes)
-    return unary(op, x, (axes, keepdims, n, max(n - ddof, 0)))
 
 
 def var(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
@@ -162,7 +169,7 @@ def var(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = Fals
     >>> ops.var([1.0, 2.0, 3.0]), ops.var([1.0, 2.0, 3.0], ddof=1)
     (tensor(0.6666667), tensor(1.))
     """
-    return _moment(_var, x, axis, ddof, keepdims)
+    return unary(_var, x, (axis if axis is None else normal_axes(x, axis), keepdims, ddof))
 
 
 def std(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
@@ -175,7 +182,7 @@ def std(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = Fals
     >>> ops.std([1.0, 3.0])
     tensor(1.)
     """
-    return _moment(_std, x, axis, ddof, keepdims)
+    return unary(_std, x, (axis if axis is None else normal_axes(x, axis), keepdims, ddof))
 
 
 def average(
@@ -272,7 +279,7 @@ def prod(
 # ----- logsumexp -----
 
 
-def _logtotal(x: Array, axis: Axes, keepdims: bool) -> Any:
+def _log_of_total(x: Array, axis: Axes, keepdims: bool) -> Any:
     if x.dtype.kind != "f":
         x = x.astype(np.float64)
     top = np.maximum.reduce(x, axis, keepdims=True, initial=-np.inf)
@@ -296,7 +303,7 @@ def _softened(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
 
 _logsumexp = Op(
     "logsumexp",
-    _logtotal,
+    _log_of_total,
     params="axis keepdims",
     vjp=(
         lambda g, x, out, axis, keepdims: (
