@@ -169,19 +169,19 @@ put: Op = Op(
 
 def _flattened(*arguments: Any) -> Array:
     *indices, lengths, axes = arguments
+    try:
+        return np.asarray(np.ravel_multi_index(tuple(indices), lengths))  # refuses whatever is not plain
+    except (TypeError, ValueError):
+        pass
     out: Any = 0
     for index, n, axis in zip(indices, lengths, axes, strict=True):
-        if index.size:
-            low, high = index.min(), index.max()
-            if low < -n or high >= n:
-                raise IndexError(
-                    f"index {high if high >= n else low} is out of bounds for axis {axis} with size {n}: "
-                    f"expected {-n} to {n - 1}"
-                )
-            if low < 0:
-                index = np.where(index < 0, index + n, index)
+        wrong = index[(index < -n) | (index >= n)]
+        if wrong.size:
+            raise IndexError(
+                f"index {wrong[0]} is out of bounds for axis {axis} with size {n}: expected {-n} to {n - 1}"
+            )
         try:
-            out = out * n + index
+            out = out * n + np.where(index < 0, index + n, index)
         except ValueError:
             shapes = ", ".join(str(i.shape) for i in indices)
             raise IndexError(f"the integer arrays of an index must broadcast, got shapes {shapes}") from None

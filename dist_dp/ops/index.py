@@ -40,9 +40,11 @@ def _replaced(x: Array, value: Any, index: Any) -> Array:
     return out
 
 
-def _part_shape(shape: tuple[int, ...], index: Any) -> tuple[int, ...]:
-    chosen: Array = np.broadcast_to(np.False_, shape)[index]
-    return chosen.shape
+def _part_shape(x: Any, index: Any) -> tuple[int, ...]:
+    """The shape of x[index]; `x` may be one example of many, which has a shape but no values."""
+    values = x.data if mode.state != INTERPRET else np.broadcast_to(np.False_, x.shape)
+    shape: tuple[int, ...] = values[index].shape
+    return shape
 
 
 def _replace_batch(
@@ -55,7 +57,7 @@ def _replace_batch(
     if batched[
         1
     ]:  # values broadcast to the part of each example: their ranks are made equal behind the examples
-        rank = len(_part_shape(x.shape[1:], index))
+        rank = len(np.broadcast_to(np.False_, x.shape[1:])[index].shape)
         value = value.reshape((size, *(1,) * (rank + 1 - np.ndim(value)), *value.shape[1:]))
     return apply(op, (x, value), (behind_examples(index),))
 
@@ -127,26 +129,30 @@ def _located(x: Tensor, entries: Sequence[Any]) -> tuple[Tensor, Any, int, Resto
     between.
     """
     basic, arrays, x_axes = _assigned(x.shape, entries)
-    shape = x.shape
-    if all(b == slice(None) for b in basic):
-        y, into_x = x, lambda changed: changed
-    else:
-        y, into_x = (
-            unary(part, x, (tuple(basic),)),
-            lambda changed: apply(_replace, (x, changed), (tuple(basic),)),
-        )
+    whole = basic.count(slice(None)) == len(basic)
+    y = x if whole else unary(part, x, (tuple(basic),))
+
+    def into_x(changed: Tensor) -> Tensor:
+        return changed if whole else apply(_replace, (x, changed), (tuple(basic),))
+
     axes = list(arrays)
     if len(axes) == 1:
         return y, arrays[axes[0]], axes[0], into_x
     others = [i for i in range(y.ndim) if i not in arrays]
     first = axes[0] if _adjacent(entries) else 0
     order = (*others[:first], *axes, *others[first:])
+    apart = order != tuple(range(y.ndim))
     shape = tuple([y.shape[i] for i in order])
     stop = first + len(axes)
-    joined = reshape(transpose(y, order), (*shape[:first], math.prod(shape[first:stop]), *shape[stop:]))
+    together = transpose(y, order) if apart else y
+    joined = reshape(together, (*shape[:first], math.prod(shape[first:stop]), *shape[stop:]))
     where = apply(flat_index, list(arrays.values()), (shape[first:stop], x_axes))
-    back = inverse(order)
-    return joined, where, first, lambda changed: into_x(transpose(reshape(changed, shape), back))
+
+    def back(changed: Tensor) -> Tensor:
+        changed = reshape(changed, shape)
+        return into_x(transpose(changed, inverse(order)) if apart else changed)
+
+    return joined, where, first, back
 
 
 def _is_array(entry: Any) -> bool:
@@ -227,6 +233,8 @@ def get_item(x: TensorLike, index: Any) -> Tensor:
     if type(index) in _BASIC or (type(index) is tuple and _BASIC.issuperset(map(type, index))):
         return unary(part, x, (index,))
     x = lifted(x)
+    if isinstance(index, (np.ndarray, Tensor)) and index.ndim and x.ndim and index.dtype.kind in "iu":
+        return apply(pick, (x, index), (0,))  # type: ignore[no-any-return]
     if mode.state < RECORD or (mode.state == RECORD and x.node is None):
         return Tensor._of(np.asarray(x.data[plain_index(index)]), None)
     basic, place = _normal(x, index)
@@ -240,13 +248,13 @@ def _fitting(x: Tensor, value: Any, shape: tuple[int, ...]) -> Any:
     """`value` as it can be written to a place of `shape` in `x`: of the dtype of x, of no more axes, not a
     wider shape.
     """
+    if isinstance(value, (int, float)) and x.dtype.kind == "f":
+        return value
     given: Any = value if isinstance(value, Tensor) else as_array(value)
     if not np.can_cast(given.dtype, x.dtype, "same_kind"):
         raise TypeError(
             f"`value` of dtype {given.dtype} does not fit a tensor of {x.dtype}; convert one of them first"
         )
-    if isinstance(value, (int, float)):
-        return value
     if given.dtype != x.dtype:
         given = given.astype(x.dtype)
     extra = given.ndim - len(shape)
@@ -282,7 +290,7 @@ def set_item(x: TensorLike, index: Any, value: TensorLike) -> Tensor:
     x = lifted(x)
     basic, located = _normal(x, index)
     if located is None:
-        value = _fitting(x, value, _part_shape(x.shape, basic))
+        value = _fitting(x, value, _part_shape(x, basic))
         return apply(_replace, (x, value), (basic,))  # type: ignore[no-any-return]
     y, where, axis, restore = located
     shape = _chosen_shape(y, where, axis)

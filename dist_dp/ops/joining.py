@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -31,13 +31,19 @@ __all__ = [
 
 
 def _concatenated(*arguments: Any) -> Array:
-    *xs, axis = arguments
-    return np.concatenate(xs, axis)
+    return np.concatenate(arguments[:-1], arguments[-1])
 
 
 def _stacked(*arguments: Any) -> Array:
     *xs, axis = arguments
-    return np.stack(xs, axis)
+    first = xs[0]
+    before, shape = (slice(None),) * axis, first.shape
+    out: Array = np.empty((*shape[:axis], len(xs), *shape[axis:]), first.dtype)
+    for i, x in enumerate(xs):
+        if x.shape != shape:
+            raise ValueError(f"`xs` of stack must all have the same shape, got {shape} and {x.shape}")
+        out[(*before, i)] = x
+    return out
 
 
 def _pieces(g: Any, need: Sequence[bool], xs_shape: Sequence[tuple[int, ...]], axis: int) -> list[Any]:
@@ -86,13 +92,19 @@ _stack = Op(
 )
 
 
-def _several(xs: Any, who: str) -> tuple[Tensor, ...]:
-    if not isinstance(xs, Iterable):
-        raise TypeError(f"`xs` of {who} must be a sequence of tensors or arrays, got {type(xs).__name__}")
-    out = tuple([lifted(x) for x in xs])
-    if not out:
+def _several(xs: Any, who: str) -> list[Tensor]:
+    try:
+        parts = list(xs)
+    except TypeError:
+        raise TypeError(
+            f"`xs` of {who} must be a sequence of tensors or arrays, got {type(xs).__name__}"
+        ) from None
+    if not parts:
         raise ValueError(f"`xs` of {who} must hold at least one tensor, got an empty sequence")
-    return out
+    for i, x in enumerate(parts):
+        if not isinstance(x, Tensor):
+            parts[i] = lifted(x)
+    return parts
 
 
 def concatenate(xs: Sequence[TensorLike] | Tensor, axis: int | None = 0) -> Tensor:
@@ -110,7 +122,7 @@ def concatenate(xs: Sequence[TensorLike] | Tensor, axis: int | None = 0) -> Tens
     """
     parts = _several(xs, "concatenate")
     if axis is None:
-        parts, axis = tuple([reshape(x, -1) for x in parts]), 0
+        parts, axis = [reshape(x, -1) for x in parts], 0
     return apply(_concatenate, parts, (axis_index(axis, parts[0].ndim),))  # type: ignore[no-any-return]
 
 
