@@ -15,6 +15,7 @@ from .extrema import *  # noqa: F403
 from .gated import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
+from .linear import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .normalise import *  # noqa: F403
 from .norms import *  # noqa: F403
