@@ -243,6 +243,17 @@ def test_an_argument_that_dist_dp_refuses_is_told_with_the_line_that_gave_it(opt
 
 
 @pytest.mark.usefixtures("fresh")
+def test_a_failure_of_the_programs_data_is_the_programs() -> None:
+    data = "class Data(list):\n    def __len__(self): return nn.Linear(0, 'many')\nx = Data()  #"
+    text = TRAIN.replace("x = np", data)
+    Path("train.py").write_text(text.format(options="epochs=1", end=""))
+    result = command("run", "train.py")
+    assert result.exit_code == 1
+    assert result.output.startswith("Traceback (most recent call last):\n  File ")
+    assert "in __len__" in result.output
+
+
+@pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
     "end",
     ["raise ValueError('mine')", "model(batch[:, :2])", "batch.nothing"],

@@ -223,17 +223,13 @@ class Progress:
         values = event.values
         self._pace.add(float(values["examples"]), float(values["seconds"]), event.time)
         ends_epoch = event.step % self._per_epoch == 0
-        first, self._newest = self._newest is None, event
+        self._newest = event
         last = event.step == self._total
         if ends_epoch:
             self._epoch_said = last or _passed(self._epoch_said_at, event.time, _BETWEEN_EPOCHS)
             if self._epoch_said:
                 self._epoch_said_at = event.time
-        if (
-            first
-            or (ends_epoch and self._epoch_said)
-            or _passed(self._said_at, event.time, self._display.interval)
-        ):
+        if (ends_epoch and self._epoch_said) or _passed(self._said_at, event.time, self._display.interval):
             self._said_at = event.time
             self._display.update(event.step, self._line(event))
 

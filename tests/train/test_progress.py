@@ -207,6 +207,7 @@ def test_where_progress_goes(
     progress.emit(step(1, 1.0))
     progress.close()
     assert ("\x1b[?25l" in stream.getvalue()) == bar  # a live display hides the cursor
+    assert any(line.startswith("step 1/10  epoch 1/2") for line in stream.getvalue().splitlines()) != bar
 
 
 def test_an_unknown_style_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
