@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..compact import Part
 from ..tape import Array
 from ..tensor import Tensor
 from .axes import axis_index
@@ -52,18 +53,47 @@ def add_rows(out: Array, index: Array, rows: Array) -> None:
             np.add.at(flat, at.reshape(-1), rows[start : start + step].reshape(-1))
 
 
-def _scattered(x: Array, index: Array, axis: int, length: int) -> Array:
-    before, after = x.shape[:axis], x.shape[axis + index.ndim :]
-    out = np.zeros((*before, length, *after), x.dtype)
-    if index.size == 1 and x.size:
-        out[(slice(None),) * axis + (index.item(),)] = x.reshape(before + after)
+def _add_along(out: Array, x: Array, index: Array, axis: int) -> None:
+    """out[..., index, ...] += x with `index` along `axis`, in place; `out` is contiguous."""
+    if index.size == 1:
+        out[(slice(None),) * axis + (index.item(),)] += x.reshape(out.shape[:axis] + out.shape[axis + 1 :])
     elif x.size:
-        index, lead = index.reshape(-1), math.prod(before)
+        index, lead, length = index.reshape(-1), math.prod(out.shape[:axis]), out.shape[axis]
         if lead > 1:
             index = np.where(index < 0, index + length, index)
             index = (np.arange(lead)[:, None] * length + index).reshape(-1)
         add_rows(out.reshape(lead * length, -1), index, x.reshape(len(index), -1))
+
+
+def _scattered(x: Array, index: Array, axis: int, length: int) -> Array:
+    out = np.zeros((*x.shape[:axis], length, *x.shape[axis + index.ndim :]), x.dtype)
+    _add_along(out, x, index, axis)
     return out
+
+
+class Chosen(Part):
+    """`values` at the integer array `index` along `axis`, zero elsewhere: the gradient of x for take(x, index)."""
+
+    __slots__ = ("axis",)
+
+    def __init__(self, shape: tuple[int, ...], index: Array, values: Array, axis: int) -> None:
+        super().__init__(shape, index, values)
+        self.axis = axis
+
+    def dense(self) -> Array:
+        return _scattered(self.values, self.index, self.axis, self.shape[self.axis])
+
+    def add_to(self, total: Array) -> None:
+        if total.flags.c_contiguous:
+            _add_along(total, self.values, self.index, self.axis)
+        else:
+            total += self.dense()
+
+
+def _picked_gradient(g: Any, index: Array, axis: int, x_shape: tuple[int, ...]) -> Any:
+    if isinstance(g, Tensor):
+        return scatter.run(g, index, params=(axis, x_shape[axis]))
+    return Chosen(x_shape, index, g, axis)
 
 
 def _put_forward(x: Array, index: Array, value: Any, axis: int) -> Array:
@@ -130,7 +160,7 @@ pick: Op = Op(
     _taken,
     "x index",
     params="axis",
-    vjp=(lambda g, index, axis, x_shape: scatter.run(g, index, params=(axis, x_shape[axis])), None),
+    vjp=(_picked_gradient, None),
     jvp=(lambda t, index, axis, x_shape: pick.run(t, index, params=(axis,)), None),
     batch=_along_batch,
     same_dtype=(0,),

@@ -279,3 +279,31 @@ def test_sorting_is_stable_in_both_directions_and_puts_nan_beyond_the_largest() 
     np.testing.assert_array_equal(ops.argsort(x).data, [2, 0, 3, 4, 1])
     np.testing.assert_array_equal(ops.argsort(x, descending=True).data, [1, 4, 0, 3, 2])
     np.testing.assert_array_equal(ops.topk(x, 3).indices.data, [1, 4, 0])
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_many_selections_from_one_tensor_add_up_to_the_recorded_sum(data: st.DataObject) -> None:
+    """Gradients of selections wait in compact form; recorded ones do not. Both are sums over the same places."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 3, 2))
+    computed = data.draw(st.booleans())
+    uses = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, 2), st.sampled_from([(), (1,), (3,), (2, 2), (0,)])),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    picks = [(axis, rng.integers(-x.shape[axis], x.shape[axis], shape)) for axis, shape in uses]
+    gradients = []
+    for create_graph in (False, True):
+        leaf = Tensor(x, requires_grad=True)
+        t = ops.transpose(leaf, (2, 0, 1)) if computed else leaf
+        axes = [1, 2, 0] if computed else [0, 1, 2]
+        loss = sum(
+            (ops.sum(ops.square(ops.take(t, index, axes[axis]))) for axis, index in picks), ops.sum(t * t)
+        )
+        loss.backward(create_graph=create_graph)
+        gradients.append(leaf.grad.data)
+    np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-12)
