@@ -155,13 +155,16 @@ def _check_loss(loss: Any) -> None:
 
 def parts_of(returned: Any, examples: int) -> tuple[Tensor, float, dict[str, Any]]:
     """What a loss function returned, as (loss, weight, metrics)."""
-    value, weight, metrics = returned, examples, {}
+    value, weight = returned, examples
+    metrics: dict[str, Any] = {}
     if isinstance(returned, tuple):
         if not 1 <= len(returned) <= 3:
             raise ValueError(
                 f"loss must return loss, (loss, weight) or (loss, weight, metrics); got a tuple of {len(returned)}"
             )
-        value, weight, metrics = (*returned, *(examples, {})[len(returned) - 1 :])
+        value, *rest = returned
+        weight = rest[0] if rest else examples
+        metrics = rest[1] if len(rest) > 1 else metrics
     if not isinstance(value, Tensor):
         raise TypeError(f"loss must return a Tensor first, got {type(value).__name__}")
     return value, checked_weight(weight), dict(named_metrics(metrics))
