@@ -405,6 +405,25 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_digest() -> None:
     assert resumed.stdout == whole.stdout != ""
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("progress", ["True", "False"])
+def test_a_damaged_checkpoint_is_told_once_and_the_one_before_used(finished: Path, progress: str) -> None:
+    digest = (finished / "digest").read_text().split()[0]
+    flip(finished / "checkpoints" / "step-0000000020" / "arrays.safetensors")
+    script = train(f"run='runs/a', progress={progress}, checkpoint_every=8, validation=x")
+    result = subprocess.run(
+        [sys.executable, script], env=environment(DIST_DP_ACCEPT_CHANGES="1"), capture_output=True, text=True
+    )
+    assert result.stderr.count("checkpoint refused") == 1
+    assert result.stdout == f"ended with {digest}\n"
+
+
 # --- inspect ------------------------------------------------------------------------------------------------------
 
 
@@ -453,12 +472,6 @@ def test_inspect_changes_nothing(finished: Path) -> None:
     assert {p: b for p, b in files().items() if p.name != "lock"} == {
         p: b for p, b in before.items() if p.name != "lock"
     }
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(

@@ -362,7 +362,8 @@ class Steps:
 
     def _warn(self, message: str) -> None:
         self.emit("warning", message=message)
-        _log.warning(message)
+        if self._options["progress"] is False:  # else the progress display has said it
+            _log.warning(message)
 
 
 def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
