@@ -1,8 +1,7 @@
 """Cross-entropy and negative log-likelihood of classes.
 
-The commonest case, logits against class indices, is one fused operation: the softmax that gives the loss is kept, and
-the gradient is that softmax less one at the target. Targets that are distributions (given, or by label smoothing) are a
-composition over `log_softmax`.
+Against class indices each is one operation. That of cross-entropy keeps the softmax from which the loss came: its
+gradient is that softmax less one at the target. Targets that are distributions are a composition over `log_softmax`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["cross_entropy", "nll_loss"]
 _REDUCTIONS = ("mean", "sum", "none")
 
 
-# ----- logits against class indices -----
+# ----- rows, classes and weights -----
 
 
 def _at(x: Any, target: Array) -> Any:
@@ -34,20 +33,21 @@ def _at(x: Any, target: Array) -> Any:
     return x[np.arange(len(target)), target]
 
 
-def _counted(name: str, target: Array, classes: int, weight: Any, ignore_index: int) -> tuple[Array, Any]:
-    """Class indices, 0 where they are to be ignored, and the weight of each row: 1.0 if all count fully."""
+def _counted(x: Any, target: Array, weight: Any, ignore_index: int) -> tuple[Array, Any]:
+    """Class indices of rows `x`, 0 where they are ignored, and the weight of each row: 1.0 if all count fully."""
+    classes = x.shape[1]
     ignored = 0 <= ignore_index < classes
     if not ignored and target.min(initial=0) >= 0 and target.max(initial=0) < classes:
-        return target, weight[target] if np.ndim(weight) else 1.0
+        return target, 1.0 if isinstance(weight, float) else weight[target]
     counts = (target >= 0) & (target < classes) & (target != ignore_index)
     wrong = ~counts & (target != ignore_index)
     if wrong.any():
         raise ValueError(
-            f"{name}: `target` must hold class indices in [0, {classes - 1}] or ignore_index={ignore_index}, got "
+            f"`target` must hold class indices in [0, {classes - 1}] or ignore_index={ignore_index}, got "
             f"{target[wrong][0]}"
         )
     target = np.where(counts, target, 0)
-    return target, counts * (weight[target] if np.ndim(weight) else np.float32(1))
+    return target, counts.astype(x.dtype) if isinstance(weight, float) else counts * weight[target]
 
 
 def _reduced(losses: Any, weight: Any, reduction: str) -> Any:
@@ -60,76 +60,117 @@ def _reduced(losses: Any, weight: Any, reduction: str) -> Any:
 
 def _share(weight: Any, rows: int) -> float:
     """What a row of weight 1 has in the mean: NaN in the mean of nothing."""
-    divisor = float(weight.sum()) if np.ndim(weight) else rows
+    divisor = rows if isinstance(weight, float) else float(weight.sum())
     return 1 / divisor if divisor else math.nan
 
 
-def _cross_entropy(x: Array, target: Array, weight: Any, ignore_index: int, reduction: str) -> Any:
-    target, weight = _counted("cross_entropy", target, x.shape[1], weight, ignore_index)
-    p, losses = np.empty(x.shape, x.dtype), np.empty(len(x), x.dtype)
-
-    def kernel(x: Array, p: Array, target: Array, losses: Array) -> None:
-        np.subtract(x, row_maxima(x), p)
-        shifted = _at(p, target)
-        sums = row_sums(np.exp(p, p))
-        np.subtract(np.log(sums), shifted, losses)
-        np.divide(p, sums[:, None], p)
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        in_blocks(kernel, [x, p, target, losses])
-    if np.ndim(weight):
-        losses *= weight
-        losses[weight == 0] = 0  # also where a row that does not count is infinite
-    return np.asarray(_reduced(losses, weight, reduction), x.dtype), (p, target, weight)
+def _cleared(losses: Any, weight: Any) -> Any:
+    """0 where a row does not count, even if what was computed there is not finite."""
+    if isinstance(weight, float):
+        return losses
+    return (where if isinstance(losses, Tensor) else np.where)(weight != 0, losses, 0)
 
 
-def _cross_entropy_gradient(
-    g: Array, need: Sequence[bool], x: Array, target: Array, weight: Any, reduction: str, residuals: Any
-) -> Sequence[Any]:
-    p, target, weight = residuals
-    scale = np.empty(len(p), p.dtype)
-    np.multiply(g if reduction != "mean" else g * _share(weight, len(p)), weight, scale)
-    d = np.empty_like(p)
-    in_blocks(lambda p, scale, d: np.multiply(p, scale[:, None], d), [p, scale, d])
-    d[np.arange(len(p)), target] -= scale
-    if np.ndim(weight):
-        d[weight == 0] = 0
-    return d, None, None
-
-
-def _composed(x: Any, target: Array, weight: Any, ignore_index: int, reduction: str) -> Any:
-    return _negative_likelihood("cross_entropy", log_softmax(x, 1), target, weight, ignore_index, reduction)
-
-
-def _negative_likelihood(
-    name: str, x: Any, target: Array, weight: Any, ignore_index: int, reduction: str
-) -> Any:
-    target, weight = _counted(name, target, x.shape[1], weight, ignore_index)
-    losses = -_at(x, target)
-    if np.ndim(weight):
-        losses = where(weight != 0, losses * weight, 0)
-    return _reduced(losses, weight, reduction)
+def _per_row(g: Array, weight: Any, reduction: str, like: Array) -> Array:
+    """The gradient of each row's loss, before the weight of the row: 0 where it does not count."""
+    scale = np.empty(len(like), like.dtype)
+    if reduction == "mean":
+        g = g * _share(weight, len(like))
+    scale[:] = g if isinstance(weight, float) else g * (weight != 0)
+    return scale
 
 
 def _batched(
     op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]
 ) -> Any:
+    """All examples as rows of one, reduced example by example."""
+    if batched[2]:
+        return NotImplemented
     x, target = (
         a if has else broadcast_to(a, (size, *a.shape))
         for a, has in zip(inputs[:2], batched[:2], strict=True)
     )
-    ignore_index, reduction = params
-    rows = x.reshape((-1, x.shape[-1]))
-    indices = np.asarray(target).reshape(-1)
-    losses = apply(op, (rows, indices, inputs[2]), (ignore_index, "none")).reshape(target.shape)
+    (ignore_index, reduction, *rest), weight = params, inputs[2]
+    classes = x.shape[2]
+    rows, indices = x.reshape((size * x.shape[1], classes)), target.reshape((size * x.shape[1],))
+    losses = apply(op, (rows, indices, weight), (ignore_index, "none", *rest)).reshape(target.shape)
     if reduction == "none":
         return losses
     losses = losses.sum(axis=1)
     if reduction == "sum":
         return losses
-    _, weight = _counted("cross_entropy", indices, x.shape[-1], inputs[2], ignore_index)
-    weights = np.broadcast_to(weight, indices.shape).reshape(target.shape)
-    return losses * np.array([_share(w, len(w)) for w in weights], x.dtype)
+    values = weight.data if isinstance(weight, Tensor) else weight
+    weights = np.broadcast_to(_counted(rows, lifted(indices).data, values, ignore_index)[1], indices.shape)
+    return losses * np.array([_share(w, 0) for w in weights.reshape(target.shape)], x.dtype)
+
+
+# ----- logits -----
+
+
+def _cross_entropy(
+    x: Array, target: Array, weight: Any, ignore_index: int, reduction: str, smoothing: float
+) -> tuple[Array, Any]:
+    target, row_weight = _counted(x, target, weight, ignore_index)
+    spread = smoothing / max(1, x.shape[1])
+    p = np.empty(x.shape, x.dtype)
+    losses, evenly = np.zeros((2, len(x)), x.dtype)
+
+    def kernel(x: Array, p: Array, target: Array, losses: Array, evenly: Array) -> None:
+        np.subtract(x, row_maxima(x), p)
+        hit = _at(p, target)
+        total = row_sums(p * weight) if smoothing else 0.0
+        sums = row_sums(np.exp(p, p))
+        normaliser = np.log(sums)
+        np.subtract(normaliser, hit, losses)
+        if smoothing:
+            np.subtract(normaliser * _total(weight, x.shape[1]), total, evenly)
+        np.divide(p, sums[:, None], p)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        in_blocks(kernel, [x, p, target, losses, evenly])
+        if smoothing or not isinstance(row_weight, float):
+            losses *= (1 - smoothing) * row_weight
+            losses += spread * evenly
+    losses = _cleared(losses, row_weight)
+    return np.asarray(_reduced(losses, row_weight, reduction), x.dtype), (p, target, row_weight)
+
+
+def _total(weight: Any, classes: int) -> Any:
+    return classes if isinstance(weight, float) else weight.sum()
+
+
+def _cross_entropy_gradient(
+    g: Array,
+    need: Sequence[bool],
+    x: Array,
+    target: Array,
+    weight: Any,
+    reduction: str,
+    smoothing: float,
+    residuals: Any,
+) -> Sequence[Any]:
+    p, target, row_weight = residuals
+    scale = _per_row(g, row_weight, reduction, p)
+    own = scale * ((1 - smoothing) * row_weight)
+    spread = scale * (smoothing / max(1, p.shape[1]))
+    both = own + spread * _total(weight, p.shape[1]) if smoothing else own
+    d = np.empty_like(p)
+    in_blocks(lambda p, both, d: np.multiply(p, both[:, None], d), [p, both, d])
+    d[np.arange(len(p)), target] -= own
+    if smoothing:
+        d -= spread[:, None] * weight
+    if not isinstance(row_weight, float):
+        d[row_weight == 0] = 0
+    return d, None, None
+
+
+def _composed(x: Any, target: Array, weight: Any, ignore_index: int, reduction: str, smoothing: float) -> Any:
+    y = log_softmax(x, 1)
+    target, row_weight = _counted(x, target, weight, ignore_index)
+    losses = -_at(y, target) * row_weight * (1 - smoothing)
+    if smoothing:
+        losses = losses - (y * weight).sum(axis=1) * (smoothing / x.shape[1])
+    return _reduced(_cleared(losses, row_weight), row_weight, reduction)
 
 
 # Rows of logits (n, classes), an index for each row, and a weight for each class or 1.0.
@@ -137,11 +178,45 @@ _cross_entropy_op = Op(
     "cross_entropy",
     _cross_entropy,
     "x target weight",
-    "ignore_index reduction",
+    "ignore_index reduction smoothing",
     joint=_cross_entropy_gradient,
     same_dtype=(0, 2),
     residuals=True,
     composed=_composed,
+    batch=_batched,
+)
+
+
+# ----- logarithms of probabilities -----
+
+
+def _nll(x: Any, target: Array, weight: Any, ignore_index: int, reduction: str) -> Any:
+    target, row_weight = _counted(x, target, weight, ignore_index)
+    return _reduced(_cleared(-_at(x, target) * row_weight, row_weight), row_weight, reduction)
+
+
+def _nll_forward(x: Array, target: Array, weight: Any, ignore_index: int, reduction: str) -> Any:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(_nll(x, target, weight, ignore_index, reduction), x.dtype)
+
+
+def _nll_gradient(
+    g: Array, need: Sequence[bool], x: Array, target: Array, weight: Any, ignore_index: int, reduction: str
+) -> Sequence[Any]:
+    target, row_weight = _counted(x, target, weight, ignore_index)
+    d = np.zeros_like(x)
+    d[np.arange(len(x)), target] = -_per_row(g, row_weight, reduction, x) * row_weight
+    return d, None, None
+
+
+_nll_op = Op(
+    "nll_loss",
+    _nll_forward,
+    "x target weight",
+    "ignore_index reduction",
+    joint=_nll_gradient,
+    same_dtype=(0, 2),
+    composed=_nll,
     batch=_batched,
 )
 
@@ -153,40 +228,49 @@ def _rows_of_classes(x: Tensor) -> Tensor:
     """(n, classes, d1, ...) as (n d1 ..., classes); (classes,) as one row."""
     if x.ndim > 2:
         x = x.moveaxis(1, -1)
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
 
 
-def _checked(name: str, input: Any, target: Any, weight: Any, reduction: str) -> tuple[Tensor, Tensor, Any]:
-    """The arguments as tensors of a common dtype, after the checks that depend on shapes; the weight 1.0 if None."""
+def _checked(
+    name: str, input: TensorLike, target: TensorLike, weight: TensorLike | None, reduction: str
+) -> tuple[Tensor, Tensor, Any]:
+    """The arguments as tensors, after the checks that depend on shapes; the weight 1.0 if None."""
     x = floating(input)
     if x.ndim == 0:
         raise ValueError(f"{name}: `input` needs an axis of classes, got a scalar")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{name}: `reduction` must be one of {_REDUCTIONS}, got {reduction!r}")
-    target = lifted(target)
+    y = lifted(target)
     expected = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
-    if target.dtype.kind == "f" and name == "cross_entropy":
-        if target.shape != x.shape:
+    if y.dtype.kind == "f" and name == "cross_entropy":
+        if y.shape != x.shape:
             raise ValueError(
-                f"{name}: a floating `target` holds probabilities, of shape {x.shape} like `input`, got "
-                f"{target.shape}; class indices must be integers"
+                f"{name}: a floating `target` holds probabilities, of shape {x.shape} like `input`, got {y.shape}; "
+                "class indices must be integers"
             )
-    elif target.dtype.kind not in "iu":
-        raise TypeError(f"{name}: `target` must hold class indices, integers, got {target.dtype}")
-    elif target.shape != expected:
+    elif y.dtype.kind not in "iu":
+        raise TypeError(f"{name}: `target` must hold class indices, integers, got {y.dtype}")
+    elif y.shape != expected:
         raise ValueError(
             f"{name}: `target` must hold class indices of shape {expected} for an `input` of shape {x.shape}, got "
-            f"shape {target.shape}"
+            f"shape {y.shape}"
         )
     if weight is None:
-        return x, target, 1.0
-    weight = np.asarray(weight, x.dtype)
+        return x, y, 1.0
+    w = lifted(weight)
     classes = x.shape[min(1, x.ndim - 1)]
-    if weight.shape != (classes,):
+    if w.shape != (classes,):
+        raise ValueError(f"{name}: `weight` must have one entry per class, shape ({classes},), got {w.shape}")
+    if w.requires_grad:
         raise ValueError(
-            f"{name}: `weight` must have one entry per class, shape ({classes},), got {weight.shape}"
+            f"{name}: `weight` carries a gradient, which it cannot get here; use weight.detach()"
         )
-    return x, target, weight
+    return x, y, w.astype(x.dtype)
+
+
+def _against_indices(op: Op, x: Tensor, target: Tensor, weight: Any, reduction: str, *params: Any) -> Tensor:
+    losses: Tensor = apply(op, (_rows_of_classes(x), target.reshape((-1,)), weight), params)
+    return losses if reduction != "none" else losses.reshape(target.shape)
 
 
 def cross_entropy(
@@ -219,29 +303,17 @@ def cross_entropy(
     >>> ops.cross_entropy([[0.0, 0.0], [100.0, 0.0]], [1, 0], reduction="none").tolist()
     [0.6931471824645996, 0.0]
     """
-    x, target, weight = _checked("cross_entropy", input, target, weight, reduction)
+    x, y, w = _checked("cross_entropy", input, target, weight, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: `label_smoothing` must be in [0, 1], got {label_smoothing}")
-    rows = _rows_of_classes(x)
-    classes = rows.shape[1]
-    row_weight: Any = 1.0
-    if target.dtype.kind == "f":
-        share = _rows_of_classes(target)
-    elif label_smoothing:
-        indices, row_weight = _counted(
-            "cross_entropy", np.asarray(target).reshape(-1), classes, weight, ignore_index
-        )
-        share = (np.arange(classes) == indices[:, None]).astype(x.dtype)
-    else:
-        losses = apply(_cross_entropy_op, (rows, target.reshape((-1,)), weight), (ignore_index, reduction))
-        return losses if reduction != "none" else losses.reshape(target.shape)  # type: ignore[no-any-return]
+    if y.dtype.kind != "f":
+        params = (ignore_index, reduction, float(label_smoothing))
+        return _against_indices(_cross_entropy_op, x, y, w, reduction, *params)
+    rows, share = _rows_of_classes(x), _rows_of_classes(y)
     if label_smoothing:
-        share = share * (1 - label_smoothing) + label_smoothing / classes
-    losses = -(log_softmax(rows, 1) * (share * weight)).sum(axis=1)
-    if np.ndim(row_weight):
-        losses = where(row_weight != 0, losses, 0)
-    losses = _reduced(losses, row_weight, reduction)
-    return losses if reduction != "none" else losses.reshape(x.shape[:1] + x.shape[2:] if x.ndim > 1 else ())
+        share = share * (1 - label_smoothing) + label_smoothing / rows.shape[1]
+    losses = _reduced(-(log_softmax(rows, 1) * share * w).sum(axis=1), 1.0, reduction)
+    return losses if reduction != "none" else losses.reshape(x.shape[:1] + x.shape[2:] if x.ndim > 1 else ())  # type: ignore[no-any-return]
 
 
 def nll_loss(
@@ -259,7 +331,5 @@ def nll_loss(
     >>> ops.nll_loss([[-0.5, -1.0], [-2.0, -0.25]], [1, 1]).item()
     0.625
     """
-    x, target, weight = _checked("nll_loss", input, target, weight, reduction)
-    indices = np.asarray(target).reshape(-1)
-    losses = _negative_likelihood("nll_loss", _rows_of_classes(x), indices, weight, ignore_index, reduction)
-    return losses if reduction != "none" else losses.reshape(target.shape)
+    x, y, w = _checked("nll_loss", input, target, weight, reduction)
+    return _against_indices(_nll_op, x, y, w, reduction, ignore_index, reduction)
