@@ -147,17 +147,35 @@ class Op:
         return out[0] if self.residuals else out
 
 
-def as_array(x: Any) -> Array:
-    """`x` as an array: floats and nested lists of floats become float32, NumPy arrays keep their dtype."""
-    if isinstance(x, ndarray):
+def as_array(x: Any, name: str = "x") -> Array:
+    """`x` as an array: floats and nested lists of floats become float32, NumPy arrays keep their dtype.
+
+    Raises:
+        TypeError, ValueError: not real numbers, or nested unevenly; the message calls it `name`.
+    """
+    if isinstance(x, ndarray) and x.dtype.kind in "fiub":
         return x
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # nested lists of different lengths
+        raise ValueError(f"{name} must be numbers or evenly nested lists of them: {error}") from None
     if array.dtype == np.float64 and not isinstance(x, np.generic):
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         kind = "complex numbers" if array.dtype.kind == "c" else f"{type(x).__name__} (dtype {array.dtype})"
-        raise TypeError(f"expected real numbers, booleans or arrays of them, got {kind}")
+        raise TypeError(f"{name} must be real numbers, booleans or arrays of them, got {kind}")
     return array
+
+
+def real_dtype(dtype: Any) -> np.dtype[Any]:
+    """`dtype` as NumPy's; TypeError for what is none, or not floating, integer or boolean."""
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"`dtype` must be a dtype of NumPy, such as 'float32', got {dtype!r:.80}") from None
+    if found.kind not in "fiub":
+        raise TypeError(f"`dtype` must be floating, integer or boolean, got {found}")
+    return found
 
 
 def result_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
@@ -175,14 +193,17 @@ def _unify(op: Op, inputs: Sequence[Any]) -> list[Any]:
     common: Any = None
     mixed = False
     for i, x in enumerate(inputs):
-        if type(x) is not ndarray and not isinstance(x, Tensor):
+        if type(x) is ndarray:
+            if x.dtype.kind not in "fiub":
+                as_array(x, _name(op, i))  # raises
+        elif not isinstance(x, Tensor):
             if type(x) in _PYTHON_SCALARS:
                 out.append(x)
                 continue
             if isinstance(x, (float, int)):  # np.float64 is a Python float too
                 out.append(float(x) if isinstance(x, float) else int(x))
                 continue
-            x = as_array(x)
+            x = as_array(x, _name(op, i))
         out.append(x)
         if op.variadic or i in op.same_dtype:
             dtype = x.data.dtype if type(x) is Tensor else x.dtype
@@ -205,6 +226,21 @@ def _unify(op: Op, inputs: Sequence[Any]) -> list[Any]:
         if out[i].dtype != common:
             out[i] = out[i].astype(common)
     return out
+
+
+def _name(op: Op, i: int) -> str:
+    """Input `i` of `op`, for messages."""
+    return f"{op.inputs[0]}[{i}] of {op.name}" if op.variadic else f"{op.inputs[i]} of {op.name}"
+
+
+def _refuse_shapes(op: Op, inputs: Sequence[Any], error: ValueError) -> None:
+    """Say it with the names of the operation and its inputs if NumPy could not broadcast them."""
+    if str(error).startswith("operands could not be broadcast together"):
+        names = op.inputs if len(op.inputs) == len(inputs) else range(len(inputs))
+        given = " and ".join(f"{name} {np.shape(x)}" for name, x in zip(names, inputs, strict=True))
+        raise ValueError(
+            f"{op.name}: shapes must broadcast (axes, counted from the last, of one length or of length 1), got {given}"
+        ) from None
 
 
 def unary(op: Op, x: Any, params: tuple[Any, ...] = ()) -> Tensor:
@@ -244,7 +280,11 @@ def binary(op: Op, x: Any, y: Any) -> Tensor:
         a, p, b, q = x, None, y.data, y.node
     else:
         return apply(op, (x, y))  # type: ignore[no-any-return]
-    out = op.forward(a, b)
+    try:
+        out = op.forward(a, b)
+    except ValueError as error:
+        _refuse_shapes(op, (a, b), error)
+        raise
     if type(out) is not ndarray:
         out = np.asarray(out)
     result: Tensor = _new(Tensor)
@@ -285,7 +325,11 @@ def apply(op: Op, inputs: Sequence[Any], params: tuple[Any, ...] = ()) -> Any:
         else:
             arrays.append(x)
             parents.append(None)
-    out = op.forward(*arrays, *params)
+    try:
+        out = op.forward(*arrays, *params)
+    except ValueError as error:
+        _refuse_shapes(op, arrays, error)
+        raise
     residuals = None
     if op.residuals:
         out, residuals = out

@@ -134,8 +134,8 @@ def matmul(x: TensorLike, y: TensorLike) -> Tensor:
     >>> ops.matmul([[1.0, 2.0], [3.0, 4.0]], [1.0, -1.0]).tolist()
     [-1.0, -1.0]
     """
-    a = x.data if isinstance(x, Tensor) else (x := as_array(x))
-    b = y.data if isinstance(y, Tensor) else (y := as_array(y))
+    a = x.data if isinstance(x, Tensor) else (x := as_array(x, "x of matmul"))
+    b = y.data if isinstance(y, Tensor) else (y := as_array(y, "y of matmul"))
     if a.ndim == 2 == b.ndim:
         if a.shape[1] == b.shape[0]:
             return binary(_matmul, x, y)

@@ -36,9 +36,9 @@ __all__ = [
 Shape = int | Sequence[int]
 
 
-def lifted(x: TensorLike) -> Tensor:
+def lifted(x: TensorLike, name: str = "x") -> Tensor:
     """`x` as a Tensor, so that its shape can be asked for; arrays and lists carry no gradient."""
-    return x if isinstance(x, Tensor) else Tensor._of(as_array(x), None)
+    return x if isinstance(x, Tensor) else Tensor._of(as_array(x, name), None)
 
 
 # ----- a part of an array -----

@@ -40,7 +40,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 def _pair(loss: str, input: TensorLike, target: TensorLike) -> tuple[Any, Any]:
     """Both as tensors or arrays of one shape."""
-    x, y = lifted(input), lifted(target)
+    x, y = lifted(input, f"{loss}: input"), lifted(target, f"{loss}: target")
     if x.shape != y.shape:
         advice = "give the target the input's shape"
         if x.size == y.size:
