@@ -265,13 +265,13 @@ cbrt = _unary(
 )
 square = _unary("square", np.square, lambda g, x: 2 * g * x, "x^2. Derivative: 2x.")
 reciprocal = _unary(
-    "reciprocal", np.reciprocal, lambda g, out: settled(g, -g * out * out), "1/x. Derivative: -1/x^2."
+    "reciprocal", np.reciprocal, lambda g, x: settled(g, -g / (x * x)), "1/x. Derivative: -1/x^2."
 )
 rsqrt = _unary(
     "rsqrt",
     lambda x: 1 / np.sqrt(x),
-    lambda g, out: settled(g, -0.5 * g * out * out * out),
-    "1/sqrt(x). Derivative: -out^3/2.",
+    lambda g, x: settled(g, -0.5 * g / (x * np.sqrt(x))),
+    "1/sqrt(x). Derivative: -x^(-3/2)/2.",
 )
 sin = _unary("sin", np.sin, lambda g, x: g * np.cos(x), "Sine of an angle in radians. Derivative: cos x.")
 cos = _unary("cos", np.cos, lambda g, x: -g * np.sin(x), "Cosine of an angle in radians. Derivative: -sin x.")
