@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -22,7 +22,7 @@ from .tape import RECORD, Array, Hook, Leaf, Node, mode, writes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    TensorLike = "Tensor" | ArrayLike  # type: ignore[operator]
+    TensorLike: TypeAlias = Union["Tensor", ArrayLike]
 
 Axis = int | Sequence[int] | None
 Self = TypeVar("Self", bound="Tensor")
@@ -51,8 +51,8 @@ class Tensor(Methods):
     node: Any
 
     def __init__(self, data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> None:
-        array = ops.as_array(data.data if isinstance(data, Tensor) else data)
-        self.data = array if dtype is None else array.astype(dtype, copy=False)
+        array = as_array(data.data if isinstance(data, Tensor) else data, "data")
+        self.data = array if dtype is None else array.astype(real_dtype(dtype), copy=False)
         self.node = None
         if requires_grad:
             self.requires_grad_()
@@ -200,6 +200,8 @@ class Tensor(Methods):
             TypeError: the dtype is not floating: integers and booleans carry no gradient.
             RuntimeError: asked to stop on a computed tensor; `detach()` ends a gradient there.
         """
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"requires_grad must be True or False, got {value!r:.80}")
         if value and self.node is None:
             if self.dtype.kind != "f":
                 raise TypeError(
@@ -232,10 +234,13 @@ class Tensor(Methods):
     def grad(self, value: Tensor | Array | None) -> None:
         if not isinstance(self.node, Leaf):
             raise RuntimeError("grad can only be set on a leaf that requires a gradient")
-        self.node.clear()
         if value is not None:
+            if not isinstance(value, (Tensor, np.ndarray, np.generic)):
+                raise TypeError(f"grad must be a Tensor, an array or None, got {type(value).__name__}")
             if value.shape != self.shape:
                 raise ValueError(f"grad must have the tensor's shape {self.shape}, got {value.shape}")
+        self.node.clear()
+        if value is not None:
             if isinstance(value, Tensor) and value.node is not None:
                 self.node.accumulate_recorded(value)
             else:
@@ -269,6 +274,8 @@ class Tensor(Methods):
             if self.size != 1:
                 raise ValueError(f"backward() without `gradient` needs a scalar, got shape {self.shape}")
             gradient = np.ones(self.shape, self.dtype)
+        if not isinstance(gradient, Tensor):
+            as_array(gradient, "gradient")  # raises for what are no real numbers
         if np.shape(gradient) != self.shape:
             raise ValueError(
                 f"`gradient` must have the tensor's shape {self.shape}, got {np.shape(gradient)}"
@@ -288,6 +295,8 @@ class Tensor(Methods):
         """
         if self.node is None:
             raise RuntimeError("register_hook() on a tensor that carries no gradient")
+        if not callable(hook):
+            raise TypeError(f"hook must be a function of the gradient, got {hook!r:.80}")
         hooks = self.node.hooks = self.node.hooks or []
         hooks.append(hook)
         return lambda: hooks.remove(hook)
@@ -330,9 +339,12 @@ class Tensor(Methods):
 
     def _update(self: Self, op: Any, other: Any, by: str) -> Self:
         if self._records_write(other):
-            return self._become(ops.binary(op, self, other))
+            return self._become(binary(op, self, other))
         value = other.data if isinstance(other, Tensor) else other
-        op.forward(self.data, value, out=self.data, casting="same_kind")
+        try:
+            op.forward(self.data, value, out=self.data, casting="same_kind")
+        except (TypeError, ValueError):
+            return self._become(binary(op, self.detach(), other))  # which says what does not fit
         writes.note(self.data, by)
         return self
 
@@ -340,7 +352,12 @@ class Tensor(Methods):
         if self._records_write(value):
             self._become(ops.set_item(self, index, value))
             return
-        self.data[ops.plain_index(index)] = value.data if isinstance(value, Tensor) else value
+        place, given = ops.plain_index(index), value.data if isinstance(value, Tensor) else value
+        try:
+            self.data[place] = given
+        except (TypeError, ValueError):
+            ops.set_item(self.detach(), index, value)  # which says what does not fit
+            raise
         writes.note(self.data, "x[...] = v")
 
     def copy_(self: Self, value: TensorLike) -> Self:
@@ -502,5 +519,5 @@ def _restored(kind: type[Tensor], data: Array, requires_grad: bool) -> Tensor:
 # Operations make tensors and tensors call operations: the class comes first, what its methods call follows.
 from . import backward as sweeps  # noqa: E402
 from . import ops  # noqa: E402
-from .ops.core import binary, unary  # noqa: E402
+from .ops.core import as_array, binary, real_dtype, unary  # noqa: E402
 from .ops.elementwise import add_op, divide_op, multiply_op, negative_op, subtract_op  # noqa: E402
