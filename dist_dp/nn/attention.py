@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import ops
+from ..ops.affine import linear
 from ..ops.core import TensorLike
-from ..ops.linear import linear
 from ..ops.views import lifted
 from ..random import Stream
 from ..tensor import Tensor

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import ops
+from ..ops.affine import linear
 from ..ops.core import TensorLike
-from ..ops.linear import linear
 from ..ops.views import lifted
 from ..random import Stream
 from ..tensor import Tensor

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import ops
+from ..ops.affine import linear
 from ..ops.core import TensorLike
-from ..ops.linear import linear
 from ..ops.tree import tree_lstm
 from ..tensor import Tensor
 from . import init

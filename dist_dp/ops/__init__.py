@@ -3,6 +3,7 @@
 from ..tensor import Tensor as _Tensor  # noqa: F401  # first: tensors and operations import each other
 from .core import Op, apply, as_array, binary, table, unary
 from .activation import *  # noqa: F403
+from .affine import *  # noqa: F403
 from .along import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .comparison import *  # noqa: F403
@@ -15,7 +16,6 @@ from .extrema import *  # noqa: F403
 from .gated import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
-from .linear import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .normalise import *  # noqa: F403
 from .norms import *  # noqa: F403

@@ -22,8 +22,8 @@ from ...ops import (
     max_pool1d,
     max_pool2d,
 )
+from ...ops.affine import linear
 from ...ops.core import TensorLike
-from ...ops.linear import linear
 from ...ops.views import lifted
 from ...random import Stream
 from ...tensor import Tensor

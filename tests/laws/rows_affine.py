@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from laws.rows import Call, Row
 
-from dist_dp.ops.linear import linear
+from dist_dp.ops.affine import linear
 
 
 def _affine(d: Any, bias: bool) -> Call:
