@@ -135,6 +135,7 @@ class Steps:
         self._saved_at = time.monotonic()
         self._pool: list[GradientBuffer] = [optimizer.gradients]
         self._iterated = False
+        self._committed = True  # the state is that after `step` whole steps
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -151,8 +152,10 @@ class Steps:
             try:
                 yield from self._steps(stack)
             finally:
-                # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping.
-                self._save_if_due(last=True)
+                # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping,
+                # but not one that was interrupted while it was applied.
+                if self._committed:
+                    self._save_if_due(last=True)
             self.emit("end", digest=self.digest(), **self.metrics)
 
     def _steps(self, stack: ExitStack) -> Generator[Shard, None, None]:
@@ -204,6 +207,7 @@ class Steps:
 
     def _commit(self, total: Contribution, epoch: int, seconds: float) -> None:
         """Apply one step: parameters, buffers, step count."""
+        self._committed = False
         rate = self.optimizer.rate(self.optimizer.param_groups[0])
         if total.gradients is not None:
             self.optimizer.apply(total.gradients, total.weight)
@@ -217,6 +221,7 @@ class Steps:
         self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
         if self.step % self.batches.steps_per_epoch == 0:
             self._end_epoch()
+        self._committed = True
         self._save_if_due(last=False)
 
     def _end_epoch(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,52 @@ def test_every_split_of_the_shards_over_workers_gives_one_answer(
     assert splits == 2 ** (shards - 1)
 
 
+@pytest.mark.parametrize("moment", ["apply", "validate"])
+def test_a_step_interrupted_while_it_is_applied_is_not_saved(
+    train: Any, program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Ctrl-C in the middle of an update, or before a schedule has seen the validation that belongs to the step."""
+    make, loss, arrays = program
+    settings = {
+        "batch_size": 10,
+        "epochs": 3,
+        "shards": 4,
+        "seed": 11,
+        "progress": False,
+        "validation": arrays(20),
+    }
+
+    def launch(directory: Path | None, interrupted: bool) -> dp.Result:
+        model, _ = make()
+        optimizer = dp.optim.AdamW(
+            model.parameters(), lr=dp.optim.Plateau(3e-2, factor=0.5, patience=0, threshold=1.0)
+        )
+        landed = []
+
+        def interrupt(*_: Any, **__: Any) -> Any:
+            landed.append(optimizer.steps)
+            next(model.parameters()).data[...] += 1  # half of an update
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            if interrupted and moment == "apply":
+                update = optimizer.apply
+                patch.setattr(
+                    optimizer, "apply", lambda *a: interrupt() if optimizer.steps == 7 else update(*a)
+                )
+            elif interrupted:
+                patch.setattr(sys.modules["dist_dp.train.fit"], "evaluate", interrupt)
+            try:
+                return dp.fit(model, loss, optimizer, arrays(), run=directory, checkpoint_every=2, **settings)
+            except KeyboardInterrupt:
+                assert landed == [7] if moment == "apply" else landed == [5]
+                return dp.Result("", 0)
+
+    whole = launch(None, False)
+    launch(tmp_path / "run", True)
+    assert launch(tmp_path / "run", False) == whole
+
+
 def test_prefetch_does_not_matter(train: Any) -> None:
     assert train(prefetch=0) == train(prefetch=1) == train(prefetch=5)
 
@@ -125,7 +172,9 @@ def test_weights_make_one_exact_mean(program: Any) -> None:
         w = dp.nn.Linear(3, 1, bias=False).to(np.float64)
         with dp.no_grad():
             w.weight.fill_(1)
-        steps = dp.steps(w, dp.optim.SGD(w.parameters(), lr=0.1), (x, target), batch_size=12, shards=shards, progress=False)
+        steps = dp.steps(
+            w, dp.optim.SGD(w.parameters(), lr=0.1), (x, target), batch_size=12, shards=shards, progress=False
+        )
         for shard in steps:
             xs, ts = shard.batch
             weight = np.abs(ts).sum()
