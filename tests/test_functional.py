@@ -232,6 +232,17 @@ def test_a_tensor_with_a_history_as_the_argument() -> None:
     close(w.grad, 2 * 6 * (2 * X))
 
 
+def test_gradients_flow_through_tangents_and_cotangents() -> None:
+    t = Tensor(A[0].copy(), requires_grad=True)
+    ops.sum(dp.jvp(ops.sin, (X,), (t,))[1] * X).backward()
+    close(t.grad, np.cos(X) * X)
+    v = Tensor(A[1].copy(), requires_grad=True)
+    ops.sum(dp.vjp(ops.sin, X)[1](v)[0] * X).backward()
+    close(v.grad, np.cos(X) * X)
+    with dp.no_grad():
+        assert dp.vjp(ops.sin, X)[1](v)[0].node is None and dp.jvp(ops.sin, (X,), (t,))[1].node is None
+
+
 def test_without_anything_outside_the_results_have_no_history() -> None:
     value, g = dp.value_and_grad(cubes)(X)
     out, f_vjp = dp.vjp(ops.sin, X)
@@ -353,6 +364,21 @@ def test_checkpoint_keeps_only_its_inputs() -> None:
     y.backward(np.ones(3))
     assert len(inner) == 2 and inner[1]() is None
     close(x.grad, np.cos(np.exp(X)) * np.exp(X))
+
+
+def test_checkpoint_holds_no_cycle_when_its_input_is_written_to_afterwards() -> None:
+    def run() -> weakref.ref[Any]:
+        x = Tensor(X.copy(), requires_grad=True) * 1
+        y = dp.checkpoint(ops.sin)(x)
+        x += y
+        return weakref.ref(y.data)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert run()() is None
+    finally:
+        gc.enable()
 
 
 def test_checkpoint_reaches_parameters_of_the_closure_and_values_computed_before() -> None:

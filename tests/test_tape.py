@@ -203,7 +203,10 @@ def test_a_write_before_recording_is_none_of_its_business() -> None:
     x = leaf(1.0)
     with dp.no_grad():
         x[0] = 2.0
-    (x * x).backward()
+    y = x * x
+    with dp.no_grad():
+        leaf(1.0)[0] = 3.0  # a later write, somewhere else
+    y.backward()
     assert x.grad.data[0] == 4.0
 
 
@@ -347,6 +350,27 @@ def test_each_thread_has_its_own_mode() -> None:
         inside.wait()
     thread.join()
     assert results == {"other": True, "here": False}
+
+
+def test_a_decorated_function_may_run_in_two_threads_at_once() -> None:
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    @dp.no_grad()
+    def slow(entered: threading.Event, leave: threading.Event) -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    def other() -> None:
+        with dp.no_grad():
+            assert first_is_in.wait(10)
+            slow(second_is_in, first_is_out)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    slow(first_is_in, second_is_in)
+    assert dp.is_grad_enabled()  # not what the other thread, which came in later, was in before
+    first_is_out.set()
+    thread.join()
 
 
 def test_graphs_of_several_threads_do_not_mix() -> None:

@@ -225,6 +225,33 @@ def test_checkpoint_and_custom_vjp_inside_vmap() -> None:
         close(second(W, X), loop(lambda x: dp.grad(lambda w: ops.sum(dp.grad(f)(w, x) ** 2))(W), X))
 
 
+def test_custom_vjp_with_examples_of_different_vmaps_and_constant_parts() -> None:
+    @dp.custom_vjp
+    def f(a: Any, b: Any) -> Any:
+        return a * b, np.ones(2)
+
+    # The second result is the same for every example; so is the gradient of a, of a rule that is wrong on purpose.
+    f.defvjp(lambda a, b: (f.fun(a, b), a), lambda a, g: (np.full((), 7.0), a * g[0] + ops.sum(g[1])))
+    a, b = np.arange(2.0), np.arange(3.0)
+    table = dp.vmap(lambda x: dp.vmap(lambda y: f(x, y)[0] + ops.sum(f(x, y)[1]))(b))
+    close(table(a), np.outer(a, b) + 2)
+
+    def total(a: Any, b: Any) -> Any:
+        return ops.sum(dp.vmap(lambda x: dp.vmap(lambda y: f(x, y)[0] + ops.sum(f(x, y)[1]))(b))(a))
+
+    of_a, of_b = dp.grad(total, (0, 1))(a, b)
+    close(of_a, [2 * 3 * 7.0] * 2)
+    close(of_b, np.full(3, a.sum() + 2 * 2.0))
+
+
+def test_a_sweep_inside_vmap_leaves_recording_on() -> None:
+    def f(x: Any) -> Any:
+        constant = dp.grad(lambda c: ops.sum(dp.checkpoint(ops.sin)(c)))(np.zeros(3))
+        return ops.sum(constant * x * x)
+
+    close(dp.grad(lambda x: ops.sum(dp.vmap(f)(x)))(X), 2 * X)
+
+
 # ----- refusals -----
 
 

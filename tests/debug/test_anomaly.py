@@ -17,6 +17,13 @@ from dist_dp.tensor import Tensor
 # A square root whose rule divides by zero where the package's own does not.
 root = Op("test_root", np.sqrt, vjp=(lambda g, out: g * 0.5 / out,))
 
+several = Op(
+    "test_root_and_double",
+    lambda x: (np.sqrt(x), 2 * x),
+    joint=lambda g, need, x: (g[0] * 0.5 / np.sqrt(x) + 2 * g[1],),
+    outputs=2,
+)
+
 
 def naive_root(x: Any) -> Tensor:
     return apply(root, (x,))
@@ -55,6 +62,23 @@ def test_a_gradient_is_reported_with_the_line_that_recorded_the_operation() -> N
     assert "the derivative of test_root with respect to x is inf in 1 of 2 elements, first at [0]" in message
     assert f"recorded at {__file__}:{naive_root.__code__.co_firstlineno + 1}" in message
     assert "incoming gradient float64 (2,): between 2 and 2" in message and "where" not in message
+
+
+def test_an_operation_with_several_results_is_named_too() -> None:
+    x = Tensor(np.array([0.0, 4.0]), requires_grad=True)
+    with anomaly():
+        line = sys._getframe().f_lineno + 1
+        root, double = apply(several, (x,))
+        with pytest.raises(AnomalyError, match="derivative of test_root_and_double") as caught:
+            (root + double).backward(np.ones(2))
+    assert caught.value.site == f"{__file__}:{line}"
+
+
+def test_a_gradient_that_the_caller_gives_is_not_blamed_on_an_operation() -> None:
+    x = Tensor(np.ones(1), requires_grad=True)
+    with anomaly():
+        (x * 2).backward(np.array([np.nan]))
+    assert np.isnan(x.grad.data[0])
 
 
 def test_the_inactive_branch_of_a_where_is_named_as_the_origin() -> None:
