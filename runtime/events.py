@@ -44,10 +44,12 @@ class Event:
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str):
             raise TypeError(f"kind must be a string, got {self.kind!r}")
-        if not isinstance(self.step, int):
+        if isinstance(self.step, bool) or not isinstance(self.step, int):
             raise TypeError(f"step must be an int, got {self.step!r}")
         if self.step < 0:
             raise ValueError(f"step must not be negative, got {self.step}")
+        if not isinstance(self.values, Mapping):
+            raise TypeError(f"values must be a mapping from names to values, got {self.values!r:.80}")
         for name, value in self.values.items():
             if not isinstance(name, str):
                 raise TypeError(f"values: names must be strings, got {name!r}")

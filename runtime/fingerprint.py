@@ -99,6 +99,8 @@ def pin_blas_threads(n: int = 1) -> threadpool_limits:
     True
     >>> limiter.restore_original_limits()
     """
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"n must be an int, got {n!r:.80} ({type(n).__name__})")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     limiter = threadpool_limits(limits=n, user_api="blas")

@@ -26,9 +26,15 @@ Span = tuple[int, int]
 """A half-open range ``(lo, hi)`` of shard indices."""
 
 
+def _check_count(name: str, count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"{name} must be an int, got {count!r:.80} ({type(count).__name__})")
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+
+
 def _check_shards(shards: int) -> None:
-    if shards < 1:
-        raise ValueError(f"shards must be at least 1, got {shards}")
+    _check_count("shards", shards)
 
 
 def _check_range(lo: int, hi: int, shards: int) -> None:
@@ -91,8 +97,7 @@ def balanced_ranges(shards: int, workers: int) -> tuple[Span, ...]:
     ((0, 2), (2, 5), (5, 8))
     """
     _check_shards(shards)
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    _check_count("workers", workers)
     return tuple((i * shards // workers, (i + 1) * shards // workers) for i in range(workers))
 
 
@@ -116,6 +121,8 @@ class Fold(Generic[T]):
 
     def __init__(self, shards: int, add: Callable[[T, T], T], lo: int = 0, hi: int | None = None) -> None:
         hi = shards if hi is None else hi
+        if not callable(add):
+            raise TypeError(f"add must be a function of two values, got {add!r:.80}")
         _check_range(lo, hi, shards)
         self._shards, self._add, self._lo, self._hi = shards, add, lo, hi
         self._next = lo

@@ -100,6 +100,11 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 
 def _gradients(parameters: Any) -> list[Tensor]:
+    if not isinstance(parameters, Iterable):
+        advice = "; pass model.parameters()" if hasattr(parameters, "parameters") else ""
+        raise TypeError(
+            f"parameters must be a tensor or an iterable of them, got {type(parameters).__name__}{advice}"
+        )
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     for p in tensors:
         if not isinstance(p, Tensor):

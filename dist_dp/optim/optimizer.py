@@ -302,6 +302,9 @@ class Optimizer:
         if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
             raise TypeError(f"state_dict must be what state_dict() returned, got {state_dict!r:.80}")
         groups = state_dict["param_groups"]
+        whole = isinstance(groups, Sequence) and all(isinstance(g, Mapping) and "params" in g for g in groups)
+        if not whole or not isinstance(state_dict["state"], Mapping):
+            raise TypeError(f"state_dict must be what state_dict() returned, got {state_dict!r:.80}")
         sizes = [len(g["params"]) for g in groups]
         mine = [len(g["params"]) for g in self.param_groups]
         if sizes != mine:

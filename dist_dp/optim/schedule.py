@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .hyperparameters import number, whole
 
 
@@ -324,6 +326,8 @@ class Plateau(Schedule):
         return self._rate
 
     def observe(self, metric: float) -> None:
+        if isinstance(metric, (bool, str)) or np.ndim(metric):
+            raise TypeError(f"metric must be a number, got {metric!r:.80} ({type(metric).__name__})")
         value = float(metric)
         margin = 0.0 if self._best == math.inf else self.threshold * abs(self._best)
         if value < self._best - margin:
