@@ -371,7 +371,7 @@ def test_checkpoint_holds_no_cycle_when_its_input_is_written_to_afterwards() -> 
         x = Tensor(X.copy(), requires_grad=True) * 1
         y = dp.checkpoint(ops.sin)(x)
         x += y
-        return weakref.ref(y.data)
+        return weakref.ref(y.node)
 
     gc.collect()
     gc.disable()
