@@ -42,9 +42,10 @@ class Level(Interpreter):
             if not any(batched):
                 return apply(op, whole, params)
             try:
+                out = NotImplemented  # as a batch rule says of inputs that it cannot take together
                 if op.batch is not None:
                     out = op.batch(op, self.size, whole, batched, params)
-                else:
+                if out is NotImplemented:
                     out = self._looped(op, whole, batched, params)
             except Exception as error:
                 error.add_note(f"in vmap over {self.size} examples, at {op.name}")
