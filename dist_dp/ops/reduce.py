@@ -297,7 +297,7 @@ def _softened(x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
     weights = np.exp(np.where(infinite, -np.inf, x - out))
     if not np.any(infinite.data if isinstance(infinite, Tensor) else infinite):
         return weights
-    hits = (x == out) & (out > 0)
+    hits = infinite & (x == out) & (out > 0)
     return weights + hits / np.maximum(np.sum(hits, axis=axis, keepdims=True), 1).astype(x.dtype)
 
 
