@@ -45,6 +45,10 @@ def _arguments(rule: Rule) -> tuple[str, ...]:
     return code.co_varnames[: code.co_argcount]
 
 
+def _no_gradient(g: Any) -> None:
+    """The rule of an input that no gradient flows to."""
+
+
 # Every operation by name: what the law tests walk over and `debug` looks names up in.
 table: dict[str, Op] = {}
 
@@ -117,7 +121,7 @@ class Op:
         self.joint, self.jvp, self.batch, self.composed = joint, jvp, batch, composed
         self.broadcasts = broadcasts
         self.same_dtype = tuple(range(self.arity)) if same_dtype is None else tuple(same_dtype)
-        self.rules = tuple(vjp) if vjp is not None else None
+        self.rules = None if vjp is None else tuple(_no_gradient if rule is None else rule for rule in vjp)
         readers = (joint,) if joint is not None else self.rules or ()
         skip = 2 if joint is not None else 1
         order = [*self.inputs, "out", *self.params, *(f"{n}_shape" for n in self.inputs), "residuals"]
