@@ -77,8 +77,12 @@ class Shapes(Base):
     def expand(self, *shape: Any) -> Tensor:
         """Broadcast to `shape`; -1 keeps the length of an axis."""
         wanted = tuple(listed(shape))
+        if len(wanted) < self.ndim:
+            raise ValueError(
+                f"expand needs a length for each of the {self.ndim} axes of {self.shape}, got {wanted}"
+            )
         own: tuple[int, ...] = (1,) * (len(wanted) - self.ndim) + self.shape
-        return ops.broadcast_to(self, tuple(n if w == -1 else w for n, w in zip(own, wanted, strict=True)))
+        return ops.broadcast_to(self, tuple([n if w == -1 else w for n, w in zip(own, wanted, strict=True)]))
 
     def expand_as(self, other: Tensor) -> Tensor:
         return ops.broadcast_to(self, other.shape)
@@ -89,10 +93,10 @@ class Shapes(Base):
     def repeat(
         self, repeats: int | Sequence[int], axis: int | None = None, *, dim: int | None = None
     ) -> Tensor:
-        """Repeat each element, as NumPy's `repeat` (torch's `repeatinterleave`; torch's `repeat` is `tile`)."""
+        """Repeat each element, as NumPy's `repeat` (torch's `repeat_interleave`; torch's `repeat` is `tile`)."""
         return ops.repeat(self, repeats, axis_of("repeat", axis, dim))
 
-    repeatinterleave = repeat
+    repeat_interleave = repeat
 
     def tile(self, *reps: Any) -> Tensor:
         return ops.tile(self, listed(reps))
