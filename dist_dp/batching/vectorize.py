@@ -37,6 +37,8 @@ class Level(Interpreter):
 
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         batched = [isinstance(x, Batched) and x.level is self for x in inputs]
+        if op.batch is None and op.composed is not None and any(batched):
+            return op.composed(*inputs, *params)  # its parts come back here and have batch rules
         whole = [x.value if has else x for x, has in zip(inputs, batched, strict=True)]
         with applying(self.outer):
             if not any(batched):
