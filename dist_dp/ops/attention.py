@@ -21,7 +21,7 @@ import numpy as np
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import _LARGEST, _SMALLEST_SUM, floating, row_maxima, softmax
-from .blocked import row_sums
+from .blocked import as_rows, row_sums
 from .comparison import where
 from .core import Op, TensorLike, apply
 from .views import broadcast_to, lifted
@@ -82,7 +82,7 @@ class _Scores:
         return out, np.divide(1, sums, out=sums).reshape(*scores.shape[:3], 1)
 
     def _safely(self, scores: Array, kept: Array | None, out: Array) -> Array:
-        rows = out.reshape(-1, out.shape[3])
+        rows = as_rows(out)
         if np.maximum.reduce(scores, None, initial=-np.inf) <= _LARGEST:
             np.exp2(scores, out)
             if kept is not None:

@@ -91,13 +91,11 @@ def from_rows(rows: Array, shape: tuple[int, ...], axis: int = -1) -> Array:
 
 def row_sums(x: Array) -> Array:
     """Sums of the rows of a matrix: by BLAS where it is large, several times faster on short rows than NumPy."""
-    if x.size <= 2048:
-        return np.add.reduce(x, -1)
-    return x @ np.ones(x.shape[1], x.dtype)
+    sums: Array = np.add.reduce(x, -1) if x.size <= 2048 else x @ np.ones(x.shape[1], x.dtype)
+    return sums
 
 
 def column_sums(x: Array) -> Array:
     """Sums of the columns of a matrix, by BLAS where it is large."""
-    if x.size <= 2048:
-        return np.add.reduce(x, 0)
-    return np.ones(len(x), x.dtype) @ x
+    sums: Array = np.add.reduce(x, 0) if x.size <= 2048 else np.ones(len(x), x.dtype) @ x
+    return sums

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_number
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating, log_softmax, row_maxima
@@ -240,7 +241,7 @@ def _checked(
         raise ValueError(f"{name}: `input` needs an axis of classes, got a scalar")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{name}: `reduction` must be one of {_REDUCTIONS}, got {reduction!r}")
-    y = lifted(target)
+    y = lifted(target, f"{name}: `target`")
     expected = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
     if y.dtype.kind == "f" and name == "cross_entropy":
         if y.shape != x.shape:
@@ -257,7 +258,7 @@ def _checked(
         )
     if weight is None:
         return x, y, 1.0
-    w = lifted(weight)
+    w = lifted(weight, f"{name}: `weight`")
     classes = x.shape[min(1, x.ndim - 1)]
     if w.shape != (classes,):
         raise ValueError(f"{name}: `weight` must have one entry per class, shape ({classes},), got {w.shape}")
@@ -304,6 +305,7 @@ def cross_entropy(
     [0.6931471824645996, 0.0]
     """
     x, y, w = _checked("cross_entropy", input, target, weight, reduction)
+    check_number(label_smoothing, "cross_entropy: `label_smoothing`")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: `label_smoothing` must be in [0, 1], got {label_smoothing}")
     if y.dtype.kind != "f":

@@ -17,7 +17,7 @@ import numpy as np
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating
-from .blocked import BLOCK, column_sums, in_blocks, row_sums
+from .blocked import BLOCK, as_rows, column_sums, in_blocks, row_sums
 from .core import Op, TensorLike, apply
 from .elementwise import sqrt
 from .views import broadcast_to, lifted
@@ -43,10 +43,6 @@ def _spread(weight: Any, groups: int, entries: int) -> Any:
     return weight.reshape(groups, entries)
 
 
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1]) if x.size else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
 def _normalise(
     x: Array, weight: Any, bias: Any, lead: int, groups: int, eps: float, centred: bool
 ) -> tuple[Array, tuple[Array, Array]]:
@@ -58,7 +54,7 @@ def _normalise(
 
     def kernel(x: Array, out: Array, mean: Array, scale: Array) -> None:
         if centred:
-            np.divide(row_sums(_rows(x)).reshape(mean.shape), entries, mean)
+            np.divide(row_sums(as_rows(x)).reshape(mean.shape), entries, mean)
             x = np.subtract(x, mean, out)
         squares = np.vecdot(x, x)[..., None]
         squares /= entries
@@ -106,14 +102,14 @@ def _normalise_gradient(
         if not need[0]:
             return
         if w is None:
-            along = row_sums(_rows(d)).reshape(scale.shape)
+            along = row_sums(as_rows(d)).reshape(scale.shape)
         else:
             along = np.vecdot(d, w)[..., None]
             g = np.multiply(g, w, d)
         along /= entries
         np.multiply(normal, along, normal)
         if centred:
-            normal += row_sums(_rows(g)).reshape(scale.shape) / entries
+            normal += row_sums(as_rows(g)).reshape(scale.shape) / entries
         np.subtract(g, normal, d)
         np.multiply(d, scale, d)
 

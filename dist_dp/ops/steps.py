@@ -60,7 +60,7 @@ class Plan:
 def projected(x: Array, weight: Array, bias: Any) -> Array:
     """x weight^T + bias for all steps at once: (steps, rows, gates)."""
     steps, rows, features = x.shape
-    out = np.dot(x.reshape(steps * rows, features), weight.T)
+    out: Array = np.dot(x.reshape(steps * rows, features), weight.T)
     if not isinstance(bias, float):
         np.add(out, bias, out)
     return out.reshape(steps, rows, len(weight))
