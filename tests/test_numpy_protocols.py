@@ -11,6 +11,7 @@ import pytest
 import dist_dp.numpy as dnp
 from dist_dp import Tensor, vmap
 from dist_dp.debug import gradcheck
+from dist_dp.numpy.protocols import like
 from dist_dp.pytree import flatten, map_leaves
 from dist_dp.tensor import numpy_functions
 
@@ -351,6 +352,18 @@ def test_an_unsupported_function_names_itself(name: str, function: Any) -> None:
 def test_an_argument_that_is_not_supported_is_refused_by_name(call: Callable[[Any], Any], named: str) -> None:
     with pytest.raises(TypeError, match=named):
         call(Tensor(A, requires_grad=True))
+
+
+def test_the_defaults_of_numpy_hold() -> None:
+    def theirs(array: Any, axis: Any = -1, out: Any = None) -> None: ...
+
+    ours = like(theirs, lambda x, axis=None: (x, axis))
+    try:
+        assert ours(5) == ours(array=5) == (5, -1)
+        assert ours(5, 0) == ours(5, axis=0) == ours(5, 0, None) == (5, 0)
+        assert ours(5, None) == (5, None)
+    finally:
+        del numpy_functions[theirs]
 
 
 def test_defaults_that_are_spelled_out_are_accepted() -> None:
