@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import ops
+from ..arguments import check_number
 from ..ops.core import TensorLike
 from ..tensor import Tensor
 from . import functional as F
@@ -56,6 +57,7 @@ class LeakyReLU(Module):
     """x where x > 0, else negative_slope x."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
+        check_number(negative_slope, "LeakyReLU: negative_slope")
         self.negative_slope = negative_slope
 
     def forward(self, x: TensorLike) -> Tensor:
@@ -86,6 +88,7 @@ class ELU(Module):
     """x where x > 0, else alpha (exp(x) - 1): Clevert et al. 2015."""
 
     def __init__(self, alpha: float = 1.0) -> None:
+        check_number(alpha, f"{type(self).__name__}: alpha")
         self.alpha = alpha
 
     def forward(self, x: TensorLike) -> Tensor:
@@ -167,6 +170,7 @@ class Softplus(Module):
     """log(1 + exp(beta x)) / beta."""
 
     def __init__(self, beta: float = 1.0) -> None:
+        check_number(beta, "Softplus: beta")
         if not beta > 0:
             raise ValueError(f"Softplus: beta must be positive, got {beta}")
         self.beta = beta
@@ -189,6 +193,8 @@ class Hardtanh(Module):
     """x kept within [min_val, max_val]."""
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
+        check_number(min_val, "Hardtanh: min_val")
+        check_number(max_val, "Hardtanh: max_val")
         if not min_val < max_val:
             raise ValueError(f"Hardtanh: min_val must be below max_val, got {min_val} and {max_val}")
         self.min_val, self.max_val = min_val, max_val

@@ -47,8 +47,8 @@ def _batch(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], pa
     return out.reshape((size, *lead, out.shape[-1]))
 
 
-def _with_shape(x: TensorLike) -> Any:
-    return x if isinstance(x, Tensor) else as_array(x)
+def _with_shape(x: TensorLike, name: str) -> Any:
+    return x if isinstance(x, Tensor) else as_array(x, name)
 
 
 _x = lambda g, weight: _times(g, weight)  # noqa: E731
@@ -103,7 +103,10 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
                     return Tensor._of(out, None)
                 saved = (None if p is None else (w,), None if q is None else (a,), ())
                 return Tensor._of(out, Node(_linear, (p, q, r), saved, (), out.shape))
-    inputs = [_with_shape(v) for v in (x, weight, bias) if v is not None]
+    given = (x, weight) if bias is None else (x, weight, bias)
+    inputs = [
+        _with_shape(v, f"linear: {name}") for v, name in zip(given, ("x", "weight", "bias"), strict=False)
+    ]
     shape, features = inputs[0].shape, inputs[1].shape
     if len(features) != 2:
         raise ValueError(f"linear: weight must be (out_features, in_features), got shape {features}")

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..arguments import check_number
+from ..random import integer_argument
 from ..tensor import Tensor
-from .core import TensorLike, as_array
+from .core import TensorLike, as_array, real_dtype
 
 __all__ = [
     "arange",
@@ -39,12 +41,16 @@ def _array(data: TensorLike, dtype: DTypeLike | None) -> Any:
         raise TypeError(
             "data is a list of tensors, whose gradients a new tensor would drop; use stack or concatenate"
         )
-    if dtype is not None and not isinstance(data, np.ndarray):
-        # Straight to the dtype asked for: float64 must not pass through float32.
-        array = np.asarray(data, dtype)
-        return as_array(array)
-    array = as_array(data)
-    return array if dtype is None else array.astype(dtype, copy=False)
+    array = as_array(data, "data")
+    if dtype is None:
+        return array
+    # What is no array goes straight to the dtype asked for: float64 must not pass through float32.
+    return np.asarray(array if isinstance(data, np.ndarray) else data, real_dtype(dtype))
+
+
+def _sides(shape: Shape) -> tuple[int, ...]:
+    sides = shape if isinstance(shape, (tuple, list)) else (shape,)
+    return tuple([integer_argument("shape", n, least=0, expected="an int or a tuple of ints") for n in sides])
 
 
 def tensor(data: TensorLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -76,29 +82,31 @@ def as_tensor(data: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
 
 def zeros(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
-    return Tensor(np.zeros(shape, dtype), requires_grad=requires_grad)
+    return Tensor(np.zeros(_sides(shape), real_dtype(dtype)), requires_grad=requires_grad)
 
 
 def ones(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
-    return Tensor(np.ones(shape, dtype), requires_grad=requires_grad)
+    return Tensor(np.ones(_sides(shape), real_dtype(dtype)), requires_grad=requires_grad)
 
 
 def full(shape: Shape, value: float, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor with `value` everywhere; without a dtype, the value's."""
-    return Tensor(
-        np.full(shape, as_array(value) if dtype is None else value, dtype), requires_grad=requires_grad
-    )
+    filling = as_array(value, "value")
+    kind = filling.dtype if dtype is None else real_dtype(dtype)
+    return Tensor(np.full(_sides(shape), value, kind), requires_grad=requires_grad)
 
 
 def empty(shape: Shape, dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
     """A tensor whose values are whatever was in memory."""
-    return Tensor(np.empty(shape, dtype), requires_grad=requires_grad)
+    return Tensor(np.empty(_sides(shape), real_dtype(dtype)), requires_grad=requires_grad)
 
 
 def eye(n: int, m: int | None = None, k: int = 0, dtype: DTypeLike = np.float32) -> Tensor:
     """(n, m or n): ones on diagonal `k`, zeros elsewhere."""
-    return Tensor(np.eye(n, m, k, dtype))
+    rows = integer_argument("n", n, least=0)
+    columns = rows if m is None else integer_argument("m", m, least=0)
+    return Tensor(np.eye(rows, columns, integer_argument("k", k), real_dtype(dtype)))
 
 
 def arange(
@@ -110,6 +118,10 @@ def arange(
     >>> ops.arange(1, 2, 0.25)
     tensor([1.  , 1.25, 1.5 , 1.75])
     """
+    for name, value in (("start", start), ("stop", start if stop is None else stop), ("step", step)):
+        check_number(value, name)
+    if step == 0:
+        raise ValueError("step must not be 0, got 0")
     values: tuple[Any, ...] = (0, start, step) if stop is None else (start, stop, step)
     if dtype is None and any(isinstance(v, float) for v in values):
         dtype = np.float32
@@ -120,12 +132,15 @@ def linspace(
     start: float, stop: float, num: int = 50, endpoint: bool = True, dtype: DTypeLike = np.float32
 ) -> Tensor:
     """`num` evenly spaced values from `start` to `stop`, which is the last if `endpoint`."""
-    return Tensor(np.linspace(start, stop, num, endpoint, dtype=dtype))
+    check_number(start, "start")
+    check_number(stop, "stop")
+    num = integer_argument("num", num, least=0)
+    return Tensor(np.linspace(start, stop, num, endpoint, dtype=real_dtype(dtype)))
 
 
 def _like(x: TensorLike, dtype: DTypeLike | None) -> tuple[tuple[int, ...], Any]:
     array = x if isinstance(x, Tensor) else as_array(x)
-    return array.shape, array.dtype if dtype is None else dtype
+    return array.shape, array.dtype if dtype is None else real_dtype(dtype)
 
 
 def zeros_like(x: TensorLike, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import check_number
 from ..tape import Array
 from ..tensor import Tensor
 from .blocked import elementwise
@@ -418,6 +419,7 @@ def elu(x: TensorLike, alpha: float = 1.0) -> Tensor:
     >>> ops.elu([-1.0, 2.0])
     tensor([-0.63212055,  2.        ])
     """
+    check_number(alpha, "alpha of elu")
     return unary(_elu, x, (alpha,))
 
 
@@ -438,4 +440,5 @@ def leaky_relu(x: TensorLike, negative_slope: float = 0.01) -> Tensor:
     >>> ops.leaky_relu([-1.0, 2.0])
     tensor([-0.01,  2.  ])
     """
+    check_number(negative_slope, "negative_slope of leaky_relu")
     return unary(_leaky_relu, x, (negative_slope,))

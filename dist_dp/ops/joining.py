@@ -31,7 +31,14 @@ __all__ = [
 
 
 def _concatenated(*arguments: Any) -> Array:
-    return np.concatenate(arguments[:-1], arguments[-1])
+    try:
+        return np.concatenate(arguments[:-1], arguments[-1])
+    except ValueError:
+        shapes = ", ".join([str(shape) for shape in dict.fromkeys(x.shape for x in arguments[:-1])][:4])
+        raise ValueError(
+            "`xs` of concatenate must agree in the number of dimensions and in every length but that along axis "
+            f"{arguments[-1]}, got shapes {shapes}"
+        ) from None
 
 
 def _stacked(*arguments: Any) -> Array:
@@ -103,7 +110,7 @@ def _several(xs: Any, who: str) -> list[Tensor]:
         raise ValueError(f"`xs` of {who} must hold at least one tensor, got an empty sequence")
     for i, x in enumerate(parts):
         if not isinstance(x, Tensor):
-            parts[i] = lifted(x)
+            parts[i] = lifted(x, f"xs[{i}] of {who}")
     return parts
 
 

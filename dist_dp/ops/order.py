@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import DTypeLike
 
+from ..random import integer_argument
 from ..tape import Array
 from ..tensor import Extremum, Tensor
 from .along import integers, take_along_axis
+from .axes import axis_index
 from .core import Op, TensorLike, apply, same, unary
 from .joining import stack
 from .views import lifted, part, reshape
@@ -45,7 +46,7 @@ def argsort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> T
     tensor([1, 2, 0])
     """
     x = reshape(x, -1) if axis is None else lifted(x)
-    return unary(_argsort, x, (normalize_axis_index(axis or 0, x.ndim), descending))
+    return unary(_argsort, x, (axis_index(axis or 0, x.ndim), descending))
 
 
 def sort(x: TensorLike, axis: int | None = -1, descending: bool = False) -> Tensor:
@@ -72,7 +73,8 @@ def topk(x: TensorLike, k: int, axis: int = -1, largest: bool = True) -> Extremu
     Extremum(values=tensor([3., 2.]), indices=tensor([0, 2]))
     """
     x = lifted(x)
-    axis = normalize_axis_index(axis, x.ndim)
+    axis = axis_index(axis, x.ndim)
+    k = integer_argument("k", k)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"`k` must be between 0 and {x.shape[axis]}, the length of axis {axis}; got {k}")
     chosen = unary(part, argsort(x, axis, descending=largest), ((slice(None),) * axis + (slice(k),),))

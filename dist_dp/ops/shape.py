@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..random import integer_argument
 from ..tensor import Tensor
 from .along import take
 from .axes import axis_index, axis_tuple
@@ -164,7 +165,8 @@ def tile(x: TensorLike, reps: Shape) -> Tensor:
     tensor([1., 2., 1., 2.])
     """
     x = lifted(x)
-    times = (reps,) if isinstance(reps, int) else tuple(reps)
+    listed = reps if isinstance(reps, (tuple, list)) else (reps,)
+    times = tuple([integer_argument("reps", n, least=0) for n in listed])
     rank = max(x.ndim, len(times))
     times = (1,) * (rank - len(times)) + times
     shape = (1,) * (rank - x.ndim) + x.shape
@@ -262,11 +264,11 @@ def roll(x: TensorLike, shift: Shape, axis: Shape | None = None) -> Tensor:
     tensor([3., 1., 2.])
     """
     x = lifted(x)
+    by_axis = shift if isinstance(shift, (tuple, list)) else (shift,)
+    shifts = tuple([integer_argument("shift", n) for n in by_axis])
     if axis is None:
-        total = shift if isinstance(shift, int) else sum(shift)
-        return reshape(roll(reshape(x, -1), total, 0), x.shape)
+        return reshape(roll(reshape(x, -1), sum(shifts), 0), x.shape)
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    shifts = (shift,) if isinstance(shift, int) else tuple(shift)
     if len(axes) != len(shifts) and 1 not in (len(axes), len(shifts)):
         raise ValueError(
             f"`shift` and `axis` must be of one length or single numbers, got {shift} and {axis}"

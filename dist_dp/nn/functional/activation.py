@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import ops
+from ...arguments import check_number
 from ...ops import elu, leaky_relu, relu, sigmoid, silu, tanh
 from ...ops.core import TensorLike
 from ...ops.views import lifted
@@ -66,7 +67,10 @@ def softmin(input: TensorLike, dim: int) -> Tensor:
 
 
 def softplus(input: TensorLike, beta: float = 1.0) -> Tensor:
-    """log(1 + exp(beta x)) / beta, without overflow."""
+    """log(1 + exp(beta x)) / beta, without overflow. Raises ValueError for beta <= 0."""
+    check_number(beta, "softplus: beta")
+    if not beta > 0:
+        raise ValueError(f"softplus: beta must be positive, got {beta}")
     return ops.softplus(input) if beta == 1 else ops.softplus(ops.multiply(input, beta)) / beta
 
 
@@ -91,6 +95,8 @@ def hardtanh(input: TensorLike, min_val: float = -1.0, max_val: float = 1.0) -> 
     Raises:
         ValueError: min_val >= max_val.
     """
+    check_number(min_val, "hardtanh: min_val")
+    check_number(max_val, "hardtanh: max_val")
     if not min_val < max_val:
         raise ValueError(f"hardtanh: min_val must be below max_val, got {min_val} and {max_val}")
     return ops.clip(input, min_val, max_val)

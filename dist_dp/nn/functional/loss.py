@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ... import ops
+from ...arguments import check_number
 from ...ops import cross_entropy, nll_loss
 from ...ops.core import TensorLike
 from ...ops.views import lifted
@@ -62,7 +63,22 @@ def _reduced(loss: str, value: Tensor, reduction: str) -> Tensor:
     raise ValueError(f"{loss}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
+def _weighted(loss: str, value: Tensor, weight: TensorLike | None) -> Tensor:
+    """The losses times their weights, which must not stretch them."""
+    if weight is None:
+        return value
+    w = lifted(weight, f"{loss}: weight")
+    try:
+        fits = np.broadcast_shapes(w.shape, value.shape) == value.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{loss}: weight must broadcast to the input's shape {value.shape}, got {w.shape}")
+    return ops.multiply(value, w)
+
+
 def _positive(loss: str, name: str, value: float) -> float:
+    check_number(value, f"{loss}: {name}")
     if not value > 0:
         raise ValueError(f"{loss}: {name} must be positive, got {value}")
     return value
@@ -137,7 +153,7 @@ def binary_cross_entropy(
         log_x = ops.maximum(ops.log(x), -100.0)
         log_rest = ops.maximum(ops.log1p(ops.negative(x)), -100.0)
     value = ops.multiply(ops.subtract(y, 1.0), log_rest) - ops.multiply(y, log_x)
-    return _reduced("binary_cross_entropy", value if weight is None else value * weight, reduction)
+    return _reduced("binary_cross_entropy", _weighted("binary_cross_entropy", value, weight), reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -162,7 +178,7 @@ def binary_cross_entropy_with_logits(
     else:
         scale = 1 + ops.multiply(ops.subtract(pos_weight, 1.0), y)
         value = ops.multiply(ops.subtract(1.0, y), x) + scale * ops.softplus(ops.negative(x))
-    value = value if weight is None else value * weight
+    value = _weighted("binary_cross_entropy_with_logits", value, weight)
     return _reduced("binary_cross_entropy_with_logits", value, reduction)
 
 
