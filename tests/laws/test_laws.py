@@ -134,7 +134,7 @@ def test_values_dtypes_and_shapes_are_those_of_numpy(row: Row) -> None:
         if floats(call):
             check_values(row, with_floats(call, to_float32), np.float32, row.rtol * 2e8)
 
-    holds(law, row, examples=6)
+    holds(law, row, examples=10)
 
 
 def check_values(row: Row, call: Call, dtype: type, rtol: float) -> None:
@@ -165,7 +165,7 @@ def test_recording_changes_no_value_and_marks_what_carries_a_gradient(row: Row) 
         carries = any(b.node is not None for b in recorded)
         assert carries == (row.order > 0 and bool(floats(call)))
 
-    holds(law, row, examples=2)
+    holds(law, row, examples=4)
 
 
 @every_row
@@ -175,7 +175,7 @@ def test_derivatives_agree_with_differences_in_every_mode(row: Row) -> None:
         if row.order > 0 and floats(call):
             gradcheck(lambda args, kwargs: row.fn(*args, **kwargs), call.args, call.kwargs, order=row.order)
 
-    holds(law, row, examples=2)
+    holds(law, row, examples=4)
 
 
 @every_row
@@ -191,7 +191,7 @@ def test_gradients_have_the_dtype_of_the_input_and_repeat_to_the_bit(row: Row) -
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
     if row.keeps_dtype:
-        holds(law, row, examples=2)
+        holds(law, row, examples=4)
 
 
 @every_row
@@ -239,7 +239,7 @@ def test_a_batch_is_a_loop_over_its_examples(row: Row) -> None:
                 np.testing.assert_allclose(out.data, expected, rtol=10 * row.rtol, atol=10 * row.rtol)
 
     if row.batched:
-        holds(law, row, examples=2)
+        holds(law, row, examples=4)
 
 
 # ----- the table as a whole
