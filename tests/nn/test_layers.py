@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import dist_dp as dp
 from dist_dp import nn
 from dist_dp.random import Key, Stream
 
@@ -155,6 +156,15 @@ def test_linear_maps_the_last_axis() -> None:
     x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
     expected = np.einsum("abi,oi->abo", x, layer.weight.data) + layer.bias.data
     np.testing.assert_allclose(layer(x).data, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_have_the_dtype_of_what_they_belong_to() -> None:
+    layer, x = nn.Linear(3, 2), dp.Tensor(np.ones((4, 3)), requires_grad=True)
+    out = layer(x)
+    assert out.dtype == np.float64
+    out.sum().backward()
+    assert x.grad is not None and x.grad.dtype == np.float64
+    assert all(p.grad is not None and p.grad.dtype == np.float32 for p in layer.parameters())
 
 
 def test_bilinear() -> None:
