@@ -134,7 +134,7 @@ _var = Op(
 
 def _per_deviation(out: Any, shape: tuple[int, ...], axis: Axes, ddof: float) -> Any:
     # Where nothing varies the slope of the root is infinite; there, as in torch, no gradient flows.
-    return np.where(out == 0, 0, 1 / (np.where(out == 0, 1, out) * _divisor(shape, axis, ddof)))
+    return np.where(out == 0, 0, 1 / (out * _divisor(shape, axis, ddof)))
 
 
 _std = Op(
