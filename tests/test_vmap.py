@@ -143,6 +143,22 @@ def test_an_operation_without_a_batch_rule_is_looped_and_counted() -> None:
         dp.vmap(lambda x: apply(odd, (x, W)))(X[:0])
 
 
+def test_a_fused_operation_without_a_batch_rule_is_taken_apart() -> None:
+    def composed(x: Any) -> Any:
+        return ops.sum(x * x)
+
+    fused = Op(
+        "test_fused",
+        lambda x: np.vdot(x, x),
+        joint=lambda g, need, x: (2 * g * x,),
+        composed=composed,
+    )
+    fallbacks.clear()
+    close(dp.vmap(lambda x: apply(fused, (x,)))(X), (X * X).sum(1))
+    close(dp.vmap(dp.grad(lambda x: apply(fused, (x,)) * 3))(X), 6 * X)
+    assert not fallbacks
+
+
 # ----- with the other transforms -----
 
 
