@@ -27,7 +27,7 @@ __all__ = ["embedding", "gather", "index_select", "scatter_add", "segment_sum", 
 # ----- one integer array along one axis: take, scatter, put -----
 
 # From this many elements on, adding a row at once beats looking up each element of it (measured).
-_WIDE = 256
+_WIDE = 384
 # Rows are looked up in blocks of so many elements, whose positions stay in the cache.
 _BLOCK = 1 << 14
 
