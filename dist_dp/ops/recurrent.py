@@ -53,7 +53,7 @@ def _lstm(
     half, e = _gate_vectors(hidden, x.dtype)
     rest = half - e
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], half * (b_ih + b_hh))
-    w = (w_hh * half[:, None]).T
+    w = np.ascontiguousarray((w_hh * half[:, None]).T)  # read once a step; BLAS is faster on it than on a view
     hs, cs = state_memory(plan.sorted(h, 0), len(x)), state_memory(plan.sorted(c, 0), len(x))
     tanh_c = np.empty((len(x), n, hidden), x.dtype)
     product = np.empty((n, 4 * hidden), x.dtype)
@@ -169,7 +169,7 @@ def _gru(
         b_both, b_new = half * (b_ih + b_hh), b_hh[two:]
         b_both[two:] -= b_new
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], b_both)
-    w = (w_hh * half[:, None]).T
+    w = np.ascontiguousarray((w_hh * half[:, None]).T)
     hs = state_memory(plan.sorted(h, 0), len(x))
     recalled = np.empty((len(x), n, hidden), x.dtype)  # what r multiplies
     product = np.empty((n, 3 * hidden), x.dtype)
@@ -295,10 +295,11 @@ def _rnn(
 ) -> tuple[tuple[Array, Array], Any]:
     plan = Plan(x.shape, lengths, reverse)
     pre = projected(plan.sorted(x, 1), w_ih, b_ih + b_hh)
+    w = np.ascontiguousarray(w_hh.T)
     hs = state_memory(plan.sorted(h, 0), len(x))
     for k, t, m in plan:
         new = hs[k + 1, :m]
-        np.matmul(hs[k, :m], w_hh.T, out=new)
+        np.matmul(hs[k, :m], w, out=new)
         np.add(new, pre[t, :m], new)
         np.tanh(new, new) if nonlinearity == "tanh" else np.maximum(new, 0, out=new)
         hs[k + 1, m:] = hs[k, m:]
