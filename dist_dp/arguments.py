@@ -15,7 +15,7 @@ def check_function(value: Any, name: str = "fun") -> None:
 
 def check_number(value: Any, name: str) -> None:
     """Raise TypeError if `value`, the argument `name`, is no real number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if type(value) not in (float, int) and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name} must be a number, got {value!r:.80} ({type(value).__name__})")
 
 

@@ -1,9 +1,9 @@
 """`Tensor`: an array that remembers how it was computed.
 
-It holds two things, the array (`data`) and its place on the tape (`node`: a `Node` if an operation made it, a `Leaf` if it
-collects a gradient, None if it carries none). Operators and methods are one-line calls into `ops/`. Names are torch's,
-with NumPy's spelling accepted beside them (`dim`/`axis`, `keepdim`/`keepdims`); where the two disagree about a value, a
-method does what the same method of an ndarray does, so that code written for plain NumPy differentiates unchanged.
+It holds two things, the array (`data`) and its place on the tape (`node`: a `Node` if an operation made it, a `Leaf`
+if it collects a gradient, None if it carries none). Operators and methods are one-line calls into `ops/`. Names are
+torch's, with NumPy's spelling accepted beside them (`dim`/`axis`, `keepdim`/`keepdims`); where the two disagree about a
+value, a method does what the same method of an ndarray does, so that code written for plain NumPy differentiates unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .tape import RECORD, Array, Hook, Leaf, Node, mode, writes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    TensorLike: TypeAlias = Union["Tensor", ArrayLike]
+    TensorLike: TypeAlias = Union["Tensor", ArrayLike]  # noqa: UP007  # a string has no operator |
 
 Axis = int | Sequence[int] | None
 Self = TypeVar("Self", bound="Tensor")
@@ -54,8 +54,8 @@ class Tensor(Methods):
         array = as_array(data.data if isinstance(data, Tensor) else data, "data")
         self.data = array if dtype is None else array.astype(real_dtype(dtype), copy=False)
         self.node = None
-        if requires_grad:
-            self.requires_grad_()
+        if requires_grad is not False:
+            self.requires_grad_(requires_grad)
 
     @staticmethod
     def _of(data: Array, node: Any) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..arguments import check_number
 from ..tape import Array
 from ..tensor import Tensor
 from .axes import Axes, Axis, kept, length, normal_axes, shifted, spread
@@ -169,6 +170,7 @@ def var(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = Fals
     >>> ops.var([1.0, 2.0, 3.0]), ops.var([1.0, 2.0, 3.0], ddof=1)
     (tensor(0.6666667), tensor(1.))
     """
+    check_number(ddof, "ddof of var")
     return unary(_var, x, (axis if axis is None else normal_axes(x, axis), keepdims, ddof))
 
 
@@ -182,6 +184,7 @@ def std(x: TensorLike, axis: Axis = None, ddof: float = 0, keepdims: bool = Fals
     >>> ops.std([1.0, 3.0])
     tensor(1.)
     """
+    check_number(ddof, "ddof of std")
     return unary(_std, x, (axis if axis is None else normal_axes(x, axis), keepdims, ddof))
 
 
