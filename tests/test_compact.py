@@ -11,7 +11,9 @@ import dist_dp as dp
 from dist_dp import backward, compact
 
 use = st.tuples(
-    st.sampled_from(["row", "rows", "part", "whole", "square"]), st.integers(0, 3), st.integers(0, compact.FEW_ROWS + 2)
+    st.sampled_from(["row", "rows", "part", "whole", "square"]),
+    st.integers(0, 3),
+    st.integers(0, compact.FEW_ROWS + 2),
 )
 
 
@@ -56,7 +58,9 @@ def test_many_uses_of_one_weight_are_one_product(monkeypatch: pytest.MonkeyPatch
     w, x = dp.tensor(rng.normal(size=(4, 3)), requires_grad=True), rng.normal(size=(50, 4))
     products = []
     dense = compact.RowProduct.dense
-    monkeypatch.setattr(compact.RowProduct, "dense", lambda self: products.append(self.left.shape) or dense(self))
+    monkeypatch.setattr(
+        compact.RowProduct, "dense", lambda self: products.append(self.left.shape) or dense(self)
+    )
     sum(((x[i] @ w).sum() for i in range(50)), dp.tensor(0.0)).backward()
     assert products == [(50, 4)]
     np.testing.assert_allclose(w.grad.numpy(), np.repeat(x.sum(0)[:, None], 3, 1))

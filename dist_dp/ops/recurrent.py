@@ -53,7 +53,9 @@ def _lstm(
     half, e = _gate_vectors(hidden, x.dtype)
     rest = half - e
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], half * (b_ih + b_hh))
-    w = np.ascontiguousarray((w_hh * half[:, None]).T)  # read once a step; BLAS is faster on it than on a view
+    w = np.ascontiguousarray(
+        (w_hh * half[:, None]).T
+    )  # read once a step; BLAS is faster on it than on a view
     hs, cs = state_memory(plan.sorted(h, 0), len(x)), state_memory(plan.sorted(c, 0), len(x))
     tanh_c = np.empty((len(x), n, hidden), x.dtype)
     product = np.empty((n, 4 * hidden), x.dtype)

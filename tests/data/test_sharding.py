@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_dp.data import Permutation, Batches
+from dist_dp.data import Batches, Permutation
 from dist_dp.random import Key
 
 schedules = st.builds(

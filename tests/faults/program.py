@@ -10,9 +10,7 @@ from dist_dp import nn, optim
 
 def main(run: str | None = None, checkpoint_every: str = "0") -> None:
     dp.seed(5)
-    model = nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
-    )
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
     rng = np.random.default_rng(2)
     x = rng.normal(size=(90, 6)).astype(np.float32)
     y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)

@@ -31,7 +31,7 @@ def dropout(x: TensorLike, p: float = 0.5, training: bool = True, rng: Stream | 
     >>> import dist_dp as dp
     >>> with dp.random.scope(dp.random.Key(0)):
     ...     dp.ops.dropout([1.0, 1.0, 1.0, 1.0], 0.5)
-    tensor([2., 0., 2., 2.])
+    tensor([2., 0., 0., 0.])
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p must be a probability between 0 and 1, got {p!r}")
