@@ -1,9 +1,10 @@
 """`Tensor`: an array that remembers how it was computed.
 
-It holds two things, the array (`data`) and its place on the tape (`node`: a `Node` if an operation made it, a `Leaf`
-if it collects a gradient, None if it carries none). Operators and methods are one-line calls into `ops/`. Names are
-torch's, with NumPy's spelling accepted beside them (`dim`/`axis`, `keepdim`/`keepdims`); where the two disagree about a
-value, a method does what the same method of an ndarray does, so that code written for plain NumPy differentiates unchanged.
+It holds two things, the array (`data`) and its place on the tape (`node`: a `Node` if an operation made it, a
+`Leaf` if it collects a gradient, None if it carries none). Operators and methods are one-line calls into `ops/`.
+Names are torch's, with NumPy's spelling accepted beside them (`dim`/`axis`, `keepdim`/`keepdims`); where the two
+disagree about a value, a method does what the same method of an ndarray does, so that code written for plain NumPy
+differentiates unchanged.
 """
 
 from __future__ import annotations

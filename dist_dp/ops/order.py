@@ -24,7 +24,8 @@ __all__ = ["argsort", "nonzero", "one_hot", "searchsorted", "sort", "topk", "uni
 
 def _argsorted(x: Array, axis: int, descending: bool) -> Array:
     if not descending:
-        return np.asarray(np.argsort(x, axis, kind="stable"))
+        order: Array = np.argsort(x, axis, kind="stable")
+        return order
     backwards: Array = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
     return x.shape[axis] - 1 - backwards
 
