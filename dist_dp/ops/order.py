@@ -23,11 +23,12 @@ __all__ = ["argsort", "nonzero", "one_hot", "searchsorted", "sort", "topk", "uni
 
 
 def _argsorted(x: Array, axis: int, descending: bool) -> Array:
-    if not descending:
-        order: Array = np.argsort(x, axis, kind="stable")
-        return order
-    backwards: Array = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
-    return x.shape[axis] - 1 - backwards
+    order: Array
+    if descending:  # equal elements in their order: the stable order of the mirrored array, mirrored back
+        order = x.shape[axis] - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    else:
+        order = np.argsort(x, axis, kind="stable")
+    return order
 
 
 _argsort = Op(
