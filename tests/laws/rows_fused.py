@@ -178,10 +178,19 @@ def masked(d: Draw) -> Call:
 # ----- recurrent networks
 
 
-def lstm_cell(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any) -> tuple[Any, ...]:
-    i, f, g, o = np.split(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 4, -1)
+def np_lstm_cell(gates: Any, c: Any) -> tuple[Any, ...]:
+    i, f, g, o = np.split(gates, 4, -1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(c), c
+
+
+def lstm_cell(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any) -> tuple[Any, ...]:
+    return np_lstm_cell(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, c)
+
+
+def states_and_gates(d: Draw) -> Call:
+    *lead, hidden = d.shape(1, 3)
+    return Call(d.array((*lead, 4 * hidden)), d.array((*lead, hidden)))
 
 
 def gru_cell(x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any) -> tuple[Any, ...]:
@@ -254,6 +263,7 @@ ROWS = [
         lambda d: Call(*heads(d), causal=d.flag()),
     ),
     Row("attention.mask", ops.scaled_dot_product_attention, np_attention, masked),
+    Row("lstm_cell", ops.lstm_cell, np_lstm_cell, states_and_gates),
     Row("lstm", ops.lstm, over_time(lstm_cell, 2), sequences(4, 2)),
     Row("gru", ops.gru, over_time(gru_cell, 1), sequences(3, 1)),
     Row("rnn", ops.rnn, over_time(rnn_cell, 1), sequences(1, 1)),

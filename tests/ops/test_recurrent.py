@@ -125,3 +125,13 @@ def test_errors_of_one_kind() -> None:
     x, w_ih, w_hh, *_ = arrays("lstm")
     with pytest.raises(ValueError, match="lstm: `c0` must have shape"):
         ops.lstm(x, w_ih, w_hh, c0=np.zeros(3))
+
+
+def test_a_cell_is_one_step_of_the_network() -> None:
+    x, w_ih, w_hh, b_ih, b_hh, h, c = arrays("lstm", steps=1)
+    _, *after = ops.lstm(x, w_ih, w_hh, b_ih, b_hh, h, c)
+    cell = ops.lstm_cell(x[0] @ w_ih.T + b_ih + h @ w_hh.T + b_hh, c)
+    for a, b in zip(after, cell, strict=True):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"lstm_cell: `gates` must be \(..., 4 hidden\)"):
+        ops.lstm_cell(np.zeros((2, 8)), np.zeros((3, 2)))
