@@ -145,6 +145,14 @@ NAMES = [
 STEPS = {"floor_divide", "sign", "floor", "ceil", "trunc", "rint", "round", "around"}
 
 
+def has_signature(function: Any) -> bool:
+    """Whether Python can read it: the compiled functions of older NumPy versions have none."""
+    try:
+        return isinstance(function, np.ufunc) or bool(inspect.signature(function))
+    except ValueError:
+        return False
+
+
 def split_arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (given[:-1], given[-1]) if isinstance(given[-1], dict) else (given, {})
 
@@ -207,8 +215,8 @@ def test_every_name_has_the_signature_of_numpy(name: str) -> None:
     if isinstance(theirs, np.ufunc):
         assert len(inspect.signature(ours).parameters) == theirs.nin
         return
-    if name == "arange":
-        return  # whose first argument is the start or the stop
+    if name == "arange" or not has_signature(theirs):
+        return  # arange: whose first argument is the start or the stop
     mine = list(inspect.signature(ours).parameters.values())
     known = inspect.signature(theirs).parameters
     assert [p.name for p in mine] == [n for n in known if n in {p.name for p in mine}], (
@@ -307,7 +315,11 @@ def test_no_function_of_numpy_takes_a_gradient_and_returns_numbers_without_one(
 
 @pytest.mark.parametrize(
     ("name", "function"),
-    [(n, f) for n, f in public_functions() if f not in numpy_functions and hasattr(f, "_implementation")],
+    [
+        (n, f)
+        for n, f in public_functions()
+        if f not in numpy_functions and hasattr(f, "_implementation") and has_signature(f)
+    ],
     ids=str,
 )
 def test_an_unsupported_function_names_itself(name: str, function: Any) -> None:
