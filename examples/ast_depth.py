@@ -132,7 +132,7 @@ def main() -> None:
 
     train, test = load(largest=300 if args.full else 40)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    print(f"Python {version}: {len(train)} functions to learn from, {len(test)} to test on")
+    print(f"Python {version}: {len(train)} functions to learn from, {len(test)} to test on", flush=True)
     dp.seed(0)
     model = Reader()
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
