@@ -87,30 +87,26 @@ def _normalise_gradient(
     entries = grouped.shape[2]
     w = _spread(weight, groups, entries)
     d = np.empty_like(grouped)
-    dw, db = np.zeros((2, groups * entries), x.dtype)
+    dw, db = np.zeros((2, groups, entries), x.dtype)
 
-    def kernel(x: Array, g: Array, mean: Array, scale: Array, d: Array, normal: Array) -> None:
-        # With n the normalised x: d = (g w - mean(g w) - n mean(g w n)) scale, the means over a row.
-        if centred:
-            x = np.subtract(x, mean, normal)
-        np.multiply(x, scale, normal)
+    def kernel(x: Array, g: Array, mean: Array, scale: Array, d: Array, spare: Array) -> None:
+        # With t = x - mean and means over a row: d = (g w - mean(g w) - t scale^2 mean(g w t)) scale.
+        t = np.subtract(x, mean, spare) if centred else x
+        np.multiply(g, t, d)
+        if need[1]:  # sum over examples of g t scale, in each group
+            dw[...] += np.matmul(scale.transpose(1, 2, 0), d.swapaxes(0, 1))[:, 0]
         if need[2]:
-            db[:] += column_sums(g.reshape(len(g), -1))
-        np.multiply(g, normal, d)
-        if need[1]:
-            dw[:] += column_sums(d.reshape(len(g), -1))
+            db[...] += column_sums(g.reshape(len(g), -1)).reshape(db.shape)
         if not need[0]:
             return
-        if w is None:
-            along = row_sums(as_rows(d)).reshape(scale.shape)
-        else:
-            along = np.vecdot(d, w)[..., None]
+        along = row_sums(as_rows(d)).reshape(scale.shape) if w is None else np.vecdot(d, w)[..., None]
+        along *= scale * scale / entries
+        np.multiply(t, along, spare)
+        if w is not None:
             g = np.multiply(g, w, d)
-        along /= entries
-        np.multiply(normal, along, normal)
         if centred:
-            normal += row_sums(as_rows(g)).reshape(scale.shape) / entries
-        np.subtract(g, normal, d)
+            np.add(spare, row_sums(as_rows(g)).reshape(scale.shape) / entries, spare)
+        np.subtract(g, spare, d)
         np.multiply(d, scale, d)
 
     if grouped.size:
