@@ -250,7 +250,7 @@ def _fitting(x: Tensor, value: Any, shape: tuple[int, ...]) -> Any:
     """
     if isinstance(value, (int, float)) and x.dtype.kind == "f":
         return value
-    given: Any = value if isinstance(value, Tensor) else as_array(value)
+    given: Any = value if isinstance(value, Tensor) else as_array(value, "value")
     if not np.can_cast(given.dtype, x.dtype, "same_kind"):
         raise TypeError(
             f"`value` of dtype {given.dtype} does not fit a tensor of {x.dtype}; convert one of them first"
