@@ -77,7 +77,7 @@ class _Scores:
             queries, keys = scores.shape[2:]
             seen = np.tri(queries, keys, piece.queries.start, np.bool_)
             kept = seen if kept is None else kept & seen
-        out = np.empty_like(scores)
+        out = np.empty(scores.shape, scores.dtype)  # in C order: its rows are a view
         sums = self._safely(scores, kept, out)
         return out, np.divide(1, sums, out=sums).reshape(*scores.shape[:3], 1)
 
