@@ -103,9 +103,9 @@ class Draw:
         return self._laid_out(self._random.uniform(low, high, shape))
 
     def distinct(self, shape: tuple[int, ...], gap: float = 0.1) -> Array:
-        """float64, every two elements at least `gap` apart: no ties for max and sort."""
+        """float64, multiples of `gap` plus 0.3 of it, each once: no ties for max and sort."""
         n = int(np.prod(shape))
-        return self._laid_out((self._random.permutation(n).reshape(shape) - n / 2 + 0.3) * gap)
+        return self._laid_out((self._random.permutation(n).reshape(shape) - n // 2 + 0.3) * gap)
 
     def integers(self, shape: tuple[int, ...], low: int, high: int) -> Array:
         """int64 in low, ..., high - 1."""
@@ -147,6 +147,7 @@ class Row:
         order: up to which order derivatives are checked, 2, 1, or 0 where the outputs carry no gradient.
         keeps_dtype: floating outputs have the dtype of the floating inputs; False for conversions.
         batched: whether vmap can take it; False where the output's shape depends on values.
+        selects: boolean arguments select elements, so they are the same for all examples of a batch.
         rtol: tolerance of values in float64, relative and absolute; float32 gets 2e8 times as much, its unit.
     """
 
@@ -157,6 +158,7 @@ class Row:
     order: int = 2
     keeps_dtype: bool = True
     batched: bool = True
+    selects: bool = False
     rtol: float = 1e-12
 
 

@@ -78,7 +78,15 @@ def classified(d: Draw) -> Call:
 
 def smoothed(d: Draw) -> Call:
     call = classified(d)
-    return Call(*call.args, **call.kwargs, label_smoothing=d.pick(0.0, 0.3), ignore_index=d.pick(-100, 0))
+    ignored = d.pick(-100, 0)
+    x, target = call.args
+    if ignored == 0 and x.shape[1] > 1:  # a mean needs one target that counts
+        target = target.copy()
+        target.flat[0] = 1
+    elif x.shape[1] == 1:
+        ignored = -100
+    options = {"label_smoothing": d.pick(0.0, 0.3), "ignore_index": ignored}
+    return Call(x, d.prepared(target), **call.kwargs, **options)
 
 
 def distributed(d: Draw) -> Call:

@@ -126,10 +126,11 @@ def top(x: Any, k: int, axis: int, largest: bool) -> Any:
 
 
 ROWS = [
-    Row("get_item", ops.get_item, lambda x, index: x[index], get),
-    Row("set_item", ops.set_item, written, write),
-    Row("set_item of a number", lambda x, index: ops.set_item(x, index, 2), lambda x, index: written(x, index, 2), get),
-    Row("add_at", ops.add_at, added, write),
+    Row("get_item", ops.get_item, lambda x, index: x[index], get, selects=True),
+    Row("set_item", ops.set_item, written, write, selects=True),
+    Row("set_item of a number", lambda x, index: ops.set_item(x, index, 2), lambda x, index: written(x, index, 2), get,
+        selects=True),
+    Row("add_at", ops.add_at, added, write, selects=True),
     Row("take", ops.take, np.take, taken),
     Row("index_select", ops.index_select, lambda x, axis, index: np.take(x, index, axis),
         lambda d: Call(d.array(d.shape(2, 2, empty=False)), d.axis(2), d.integers((3,), 0, 1))),

@@ -166,7 +166,7 @@ def vector_norm(d: Draw) -> Call:
 
 
 def matrix_norm(d: Draw) -> Call:
-    x = d.distinct((d.integer(1, 2), d.integer(2, 3), d.integer(2, 3)))
+    x = d.array((d.integer(1, 2), d.integer(2, 3), d.integer(2, 3)))
     ord = d.pick("fro", "nuc", 1, -1, 2, -2, np.inf, -np.inf, None)
     return Call(x, ord, d.pick((1, 2), (-1, -2), (2, 0)), d.flag())
 

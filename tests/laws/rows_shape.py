@@ -1,5 +1,6 @@
 """Rows of the operations that look at, join, cut and rearrange arrays: `ops/views.py`, `joining.py`, `shape.py`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -150,7 +151,7 @@ def diagonal_number(d: Draw, x: Any) -> dict[str, Any]:
 ROWS = [
     Row("reshape", ops.reshape, np.reshape, reshape),
     of_one("ravel", none),
-    Row("flatten", ops.flatten, lambda x, a, b: x.reshape((x.shape[0], -1)) if x.size else x.reshape(x.shape[0], 0),
+    Row("flatten", ops.flatten, lambda x, a, b: x.reshape((x.shape[0], math.prod(x.shape[1:]))),
         lambda d: Call(d.array(d.shape(2)), 1, -1)),
     of_one("expand_dims", lambda d, x: {"axis": d.pick(d.axis(x.ndim + 1), (0, -1))}),
     Row("squeeze", ops.squeeze, np.squeeze, squeeze),

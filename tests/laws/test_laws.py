@@ -221,6 +221,8 @@ def test_a_batch_is_a_loop_over_its_examples(row: Row) -> None:
             flat, structure = flatten((call.args, call.kwargs))
             examples.append(flat)
         arrays = [i for i, x in enumerate(examples[0]) if isinstance(x, np.ndarray)]
+        if row.selects:
+            arrays = [i for i in arrays if examples[0][i].dtype != np.bool_]
         for chosen in {tuple(arrays), tuple(arrays[:1]), tuple(arrays[1:])} - {()}:
 
             def one(*parts: Any, chosen: tuple[int, ...] = chosen) -> list[Any]:
