@@ -226,7 +226,7 @@ def _deposit(leaf: Leaf, g: Any, recorded: bool) -> None:
 
 def _run_hooks(hooks: Sequence[Hook], g: Any) -> Any:
     """Show a finished gradient to the hooks, each of which may return another in its place."""
-    for hook in hooks:
+    for hook in tuple(hooks):  # a hook may remove itself
         changed = hook(g if isinstance(g, Tensor) else Tensor._of(np.asarray(g), None))
         if changed is not None:
             g = changed if isinstance(g, Tensor) else np.asarray(changed.data, dtype=g.dtype)

@@ -101,8 +101,11 @@ class _Segment(_Inside):
 
     def again(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs that carry a gradient, recorded, from the random numbers of the first time."""
+        from .nn.buffers import buffer_proposals  # modules stand above the transforms
+
         stream = random.Stream(self.key, self.use)
-        with applying(self.interpreter), enable_grad(), random.scope(stream):
+        # What modules propose for their buffers was taken the first time.
+        with applying(self.interpreter), enable_grad(), random.scope(stream), buffer_proposals():
             outs, _ = self.run(inputs)
         return [whole(outs[i]) for i in self.live]
 

@@ -178,12 +178,11 @@ class Leaf:
     """Where gradients of one tensor end: the accumulator behind `Tensor.grad`.
 
     `sink`, when set, is the array that gradients are written to (a view into the flat gradient buffer of an
-    optimizer or of a group's memory), so that the last addition of backward is already the packed gradient.
-    `touched` says whether any contribution came since the gradient was last cleared: a parameter that nobody used
-    has no gradient, not a zero one.
+    optimizer or of a group's memory), so that the last addition of backward is already the packed gradient. `grad`
+    is None until a contribution comes: a parameter that nobody used has no gradient, not a zero one.
     """
 
-    __slots__ = ("__weakref__", "dtype", "grad", "hooks", "op", "parents", "seq", "shape", "sink", "touched")
+    __slots__ = ("__weakref__", "dtype", "grad", "hooks", "op", "parents", "seq", "shape", "sink")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.op = None
@@ -193,33 +192,27 @@ class Leaf:
         self.dtype = dtype
         self.grad: Any = None  # an array, or a Tensor with a history after create_graph=True
         self.sink: Array | None = None
-        self.touched = False
         self.hooks: list[Hook] | None = None
 
     def accumulate(self, g: Array) -> None:
         """Add one contribution: the first is copied (it may be shared), later ones are added in place."""
-        if self.sink is not None:
-            if self.touched:
-                np.add(self.sink, g, self.sink)
+        if self.grad is None:
+            if self.sink is None:
+                self.grad = np.array(g, dtype=self.dtype)
             else:
                 np.copyto(self.sink, g)
                 self.grad = self.sink
-        elif self.grad is None:
-            self.grad = np.array(g, dtype=self.dtype)
         elif isinstance(self.grad, np.ndarray):
             np.add(self.grad, g, self.grad)
         else:  # a gradient that has a history itself keeps it
             self.grad = self.grad + g
-        self.touched = True
 
     def accumulate_recorded(self, g: Any) -> None:
         """Add one contribution that is a recorded Tensor (create_graph=True)."""
         self.grad = g if self.grad is None else g + self.grad
-        self.touched = True
 
     def clear(self) -> None:
         self.grad = None
-        self.touched = False
 
     def __repr__(self) -> str:
         return f"<leaf shape={self.shape}>"

@@ -165,10 +165,20 @@ class Tensor(Methods):
         return bool(self.data)
 
     def __float__(self) -> float:
-        return float(self.item())
+        """The value of one element without a gradient: math.sin(x) or array[i] = x would drop one silently."""
+        return float(self._plain("float"))
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._plain("int"))
+
+    def _plain(self, kind: str) -> Any:
+        if self.node is not None:
+            raise RuntimeError(
+                f"{kind}() of a tensor that carries a gradient, which a Python number cannot: use x.item() if the "
+                "gradient should end here, and dist_dp.numpy's functions in place of math's (or, to fill an array "
+                "element by element, dist_dp.numpy.stack)"
+            )
+        return self.item()
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu":

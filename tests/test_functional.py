@@ -212,7 +212,7 @@ def test_a_gradient_of_closed_over_parameters_flows_through_a_transform() -> Non
     g = dp.grad(lambda x: x * x * w)(3.0)
     assert g.node is not None
     g.backward()
-    assert (float(g), float(w.grad)) == (12.0, 6.0)
+    assert (g.item(), w.grad.item()) == (12.0, 6.0)
 
 
 def test_a_gradient_penalty() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import sys
 import threading
 import weakref
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dist_dp as dp
-from dist_dp import ops
+from dist_dp import nn, ops, optim
 from dist_dp.backward import backward, forward, reach
 from dist_dp.ops.core import Op, apply
 from dist_dp.tape import Leaf, Node, writes
@@ -247,7 +248,7 @@ def test_a_gradient_shares_no_memory_with_another() -> None:
 def test_an_unused_leaf_has_no_gradient() -> None:
     x, unused = leaf(1.0), leaf(1.0)
     (x * 1).backward()
-    assert unused.grad is None and not unused.node.touched
+    assert unused.grad is None
 
 
 def test_ready_fires_once_per_leaf_at_its_last_contribution() -> None:
@@ -494,3 +495,65 @@ def programs(draw: Any) -> tuple[list[Any], Callable[..., Tensor]]:
 def test_gradients_of_any_graph_agree_with_differences(program: tuple[list[Any], Any]) -> None:
     inputs, run = program
     dp.debug.gradcheck(run, *inputs, order=2)
+
+
+@pytest.mark.parametrize("kinds", ["aa", "ac", "ca", "aca", "cac"])
+def test_an_optimizer_does_not_change_what_gradients_add_up_to(kinds: str) -> None:
+    """Ordinary (a) and recorded (c) sweeps in any order, with gradients going to an array or to a flat buffer."""
+    results = []
+    for optimized in (False, True):
+        w = nn.Parameter(np.array([2.0, 3.0]))
+        if optimized:
+            optim.SGD([w], lr=0.1)
+        for kind in kinds:
+            (w**3).sum().backward(create_graph=kind == "c")
+        results.append(w.grad.detach().numpy())
+    np.testing.assert_allclose(results[0], len(kinds) * 3 * np.array([4.0, 9.0]))
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_gradient_penalty_trains_the_same_with_an_optimizer_attached() -> None:
+    results = []
+    for optimized in (False, True):
+        w = nn.Parameter(np.array([2.0, 3.0]))
+        if optimized:
+            optim.SGD([w], lr=0.1)
+        (w**3).sum().backward(create_graph=True)
+        (w.grad**2).sum().backward()  # the derivative of 9 w^4 on top of 3 w^2
+        results.append(w.grad.detach().numpy())
+    np.testing.assert_allclose(results[0], 3 * np.array([4.0, 9.0]) + 36 * np.array([8.0, 27.0]))
+    np.testing.assert_array_equal(*results)
+
+
+def test_an_optimizer_made_after_backward_keeps_the_gradients() -> None:
+    w = nn.Parameter(np.array([2.0, 3.0]))
+    (w * w).sum().backward()
+    optim.SGD([w], lr=0.5).step()
+    np.testing.assert_array_equal(w.detach().numpy(), [0.0, 0.0])
+
+
+def test_a_number_or_an_array_element_never_drops_a_gradient_silently() -> None:
+    x = dp.tensor(np.array([1.0, 2.0]), requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"x\.item\(\)"):
+        math.sin(x[0])
+    with pytest.raises((RuntimeError, ValueError)):
+        np.zeros(2)[0] = x[0]
+    with pytest.raises(RuntimeError, match=r"x\.item\(\)"):
+        int(x[0])
+    assert f"{x[0]:.1f}" == "1.0" and x[0].item() == 1.0 and float(x[0].detach()) == 1.0
+
+
+def test_a_hook_may_remove_itself() -> None:
+    x = dp.tensor([1.0], requires_grad=True)
+    calls = []
+    removers = [x.register_hook(lambda g: (calls.append(1), removers[0]())[0])]
+    x.register_hook(lambda g: calls.append(2))
+    (x * 2).sum().backward()
+    assert calls == [1, 2]
+
+
+def test_a_checkpointed_module_proposes_for_its_buffers_once() -> None:
+    norm = nn.BatchNorm1d(2)
+    x = dp.tensor(np.random.default_rng(0).normal(size=(4, 2)), requires_grad=True)
+    dp.checkpoint(norm)(x).sum().backward()
+    assert norm.num_batches_tracked.item() == 1

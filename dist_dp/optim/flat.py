@@ -76,30 +76,30 @@ class GradientBuffer:
     Attributes:
         arrays: the gradients, one flat array for each `Flat`.
         touched: which parameters have a gradient, in the order of the flats.
+        slots: each parameter with its part of the gradient, in its shape.
     """
 
     def __init__(self, flats: Sequence[Flat]) -> None:
         self.arrays = [np.empty_like(flat.values) for flat in flats]
         views = [view for flat, array in zip(flats, self.arrays, strict=True) for view in flat.views(array)]
         # Tensors and not their leaves: a parameter that was frozen and thawed has a new leaf.
-        self._slots = list(zip([p for flat in flats for p in flat.params], views, strict=True))
-        self.touched: NDArray[np.bool_] = np.zeros(len(self._slots), np.bool_)
+        self.slots = list(zip([p for flat in flats for p in flat.params], views, strict=True))
+        self.touched: NDArray[np.bool_] = np.zeros(len(self.slots), np.bool_)
 
     def receive(self) -> None:
         """Clear the gradients, and make this buffer the one that backward writes into from now on."""
-        for p, view in self._slots:
+        for p, view in self.slots:
             leaf = p.node
             if leaf is not None:
                 leaf.sink = view
                 leaf.grad = None
-                leaf.touched = False
 
     def seal(self) -> None:
         """Take note of which parameters received a gradient since `receive`; those that did not hold zeros."""
         touched = []
-        for p, view in self._slots:
+        for p, view in self.slots:
             leaf = p.node
-            has_gradient = leaf is not None and leaf.touched
+            has_gradient = leaf is not None and leaf.grad is not None
             touched.append(has_gradient)
             if not has_gradient:
                 view.fill(0)
@@ -117,7 +117,7 @@ class GradientBuffer:
     def norm(self) -> float:
         """The global 2-norm sqrt(sum g^2), summed in float64 in one fixed order."""
         return global_norm(
-            view for (_, view), touched in zip(self._slots, self.touched, strict=True) if touched
+            view for (_, view), touched in zip(self.slots, self.touched, strict=True) if touched
         )
 
 

@@ -154,7 +154,10 @@ class Optimizer:
         length = min(self._piece, max(part.flat.values.size for part in self.parts))
         self._scratch = {dtype: np.empty((3, length), dtype) for dtype in {p.dtype for p in self._params}}
         self.gradients = self.new_gradients()
+        present = [(p, p.grad) for p in self._params if p.grad is not None]
         self.gradients.receive()
+        for p, g in present:
+            p.grad = g  # what backward left before this optimizer was made
 
     def _group(self, group: Any) -> dict[str, Any]:
         if not isinstance(group, Mapping) or "params" not in group:

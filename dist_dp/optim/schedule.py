@@ -30,6 +30,9 @@ class Schedule:
         """The rate at `step` (0 for the first update) of a run of `total` steps (None if unknown)."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+
     def state(self) -> dict[str, float]:
         """What the schedule has seen and must be saved; nothing for a function of the step."""
         return {}
