@@ -20,8 +20,8 @@ from .gated import *  # noqa: F403
 from .index import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .loss import *  # noqa: F403
-from .mask import *  # noqa: F403
 from .lstm_cell import *  # noqa: F403
+from .mask import *  # noqa: F403
 from .normalise import *  # noqa: F403
 from .norms import *  # noqa: F403
 from .order import *  # noqa: F403

@@ -8,7 +8,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from runtime.fingerprint import pin_blas_threads
 from runtime.fold import Fold
+from runtime.launch import blas_threads
 
 from .. import random
 from ..data import Source, as_source
@@ -136,7 +138,8 @@ def fit(
     if validation is not None:
         held_out = as_source(validation, options.get("collate"))
         loop.validate = lambda: evaluate(model, loss, held_out, batch_size=batch_size)
-    model.train()
+    if not model.training:
+        model.train()  # else leave it: a part may be frozen in evaluation mode
     for shard in loop:
         try:
             value, weight, metrics = parts_of(loss(model, shard.batch), len(shard))
@@ -197,8 +200,9 @@ def evaluate(
         raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
     count = -(-len(source) // batch_size)
     fold = Fold(count, ContributionSum([]))
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    limiter = pin_blas_threads(blas_threads())
     try:
         with no_grad():
             for i in range(count):
@@ -208,7 +212,9 @@ def evaluate(
                     )
                 )
     finally:
-        model.train(was_training)
+        limiter.restore_original_limits()
+        for module, training in modes:  # each its own: a part may be frozen in evaluation mode
+            module.training = training
     return {name: value / weight for name, (value, weight) in fold.root.metrics.items()}
 
 

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, TypedDict, Unpack
 
+import numpy as np
+
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointNotSaved
-from runtime.digest import digest as digest_of
 from runtime.events import Event, JsonLines, Sink, Tee
 from runtime.fingerprint import fingerprint, pin_blas_threads
 from runtime.fold import Fold
@@ -35,7 +37,8 @@ from ..optim import GradientBuffer, Optimizer
 from .contribution import Contribution, ContributionSum
 from .progress import Progress
 from .run_directory import MANIFEST_FORMAT, RunDirectory, damaged_message, program
-from .shard import Shard
+from .shard import VALIDATION, NonFiniteLoss, Shard
+from .state import TrainState
 
 _log = logging.getLogger("dist_dp")
 
@@ -106,9 +109,7 @@ class Steps:
         options: Options = {**DEFAULTS, **given}
         _check(model, optimizer, given)
         self.model, self.optimizer = model, optimizer
-        self._parameters = dict(model.named_parameters())
-        self._optimized = _names_of(optimizer, self._parameters)
-        self._buffers = dict(model.named_buffers())
+        self.state = TrainState(model, optimizer)
         self.source = as_source(data, options["collate"])
         self.directory = None if options["run"] is None else RunDirectory(options["run"])
         shards = options["shards"]
@@ -134,6 +135,11 @@ class Steps:
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._pool: list[GradientBuffer] = [optimizer.gradients]
+        self._buffer_names = {buffer: name for name, buffer in self.state.buffers.items()}
+        trained = set(self.state.trained)
+        self._others = [
+            p for name, p in self.state.parameters.items() if name not in trained and p.node is not None
+        ]
         self._iterated = False
         self._committed = True  # the state is that after `step` whole steps
 
@@ -177,6 +183,8 @@ class Steps:
                 shard = Shard(batch, indices, step, epoch, index, rng)
                 gradients = self._pool.pop() if self._pool else self.optimizer.new_gradients()
                 gradients.receive()
+                for p in self._others:
+                    p.node.clear()
                 with random.scope(rng), buffer_proposals() as proposals:
                     yield shard
                 fold.push(self._contribution(shard, gradients, proposals))
@@ -192,12 +200,17 @@ class Steps:
     def _contribution(
         self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals
     ) -> Contribution:
-        if shard.weight == 0:  # the body never called backward: this shard takes no part in the step
+        if shard.weight == 0:  # the body never called shard.backward: this shard takes no part in the step
+            if any(p.grad is not None for p in self.state.parameters.values()):
+                raise RuntimeError(
+                    f"gradients came to the parameters in step {shard.step}, shard {shard.index}, but not through the "
+                    "shard: call shard.backward(loss), not loss.backward()"
+                )
             self._pool.append(gradients)
             return Contribution()
         gradients.seal()
         weight = shard.weight
-        names = {buffer: name for name, buffer in self._buffers.items()}
+        names = self._buffer_names
         return Contribution(
             gradients,
             weight,
@@ -207,16 +220,20 @@ class Steps:
 
     def _commit(self, total: Contribution, epoch: int, seconds: float) -> None:
         """Apply one step: parameters, buffers, step count."""
-        self._committed = False
         rate = self.optimizer.rate(self.optimizer.param_groups[0])
+        if total.gradients is not None:
+            self._refuse_non_finite(total.gradients)
+        self._committed = False
         if total.gradients is not None:
             self.optimizer.apply(total.gradients, total.weight)
             self._pool.append(total.gradients)
+        else:
+            self.optimizer.steps += 1  # no shard took part: the rates go on with the run
         for name, (value, weight) in total.buffers.items():
-            self._buffers[name].commit(value / weight)
+            self.state.buffers[name].commit(value / weight)
         self.step += 1
         means = {name: value / weight for name, (value, weight) in total.metrics.items()}
-        self.metrics = {n: v for n, v in self.metrics.items() if n.startswith("validation_")} | means
+        self.metrics = {n: v for n, v in self.metrics.items() if n.startswith(VALIDATION)} | means
         examples = self.batches.size(self.step - 1)
         self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
         if self.step % self.batches.steps_per_epoch == 0:
@@ -224,13 +241,26 @@ class Steps:
         self._committed = True
         self._save_if_due(last=False)
 
+    def _refuse_non_finite(self, gradients: GradientBuffer) -> None:
+        """Raise NonFiniteLoss, before anything is applied, if the step's gradient is not finite everywhere."""
+        # A sum shows every NaN and infinity in one pass; that finite numbers add up to infinity is looked into.
+        if all(math.isfinite(array.sum()) for array in gradients.arrays):
+            return
+        names: dict[Any, str] = {p: name for name, p in self.state.parameters.items()}
+        bad = [names[p] for p, view in gradients.slots if not np.isfinite(view).all()]
+        if bad:
+            raise NonFiniteLoss(
+                f"the gradient of {', '.join(bad[:5])} is not finite at step {self.step} though the loss is; nothing "
+                "of this step is applied; dist_dp.debug.anomaly() finds the operation it comes from"
+            )
+
     def _end_epoch(self) -> None:
         if self.validate is None:
             return
         measured = self.validate()
         for schedule in self.optimizer.schedules:
             schedule.observe(measured["loss"])
-        self.metrics.update({f"validation_{name}": value for name, value in measured.items()})
+        self.metrics.update({f"{VALIDATION}{name}": value for name, value in measured.items()})
         self.emit("validation", **measured)
 
     # --- the run directory ----------------------------------------------------------------------------------------
@@ -252,7 +282,9 @@ class Steps:
         if self.directory is not None:
             found = self.directory.newest(lambda error: self._warn(damaged_message(error)))
             if found is not None:
-                self._restore(found)
+                self.state.restore(found)
+                self.metrics = {name: float(value) for name, value in found.meta["metrics"].items()}
+                self.step = self._saved_step = found.step
             assert log is not None
             log.truncate_after(self.step)
         self.emit("start", total_steps=self.total_steps, shards=self.batches.shards, version=__version__)
@@ -273,7 +305,7 @@ class Steps:
             "program": program(),
             "model": {
                 "class": type(self.model).__qualname__,
-                "arrays": {n: f"{a.dtype}{list(a.shape)}" for n, a in self._arrays().items()},
+                "arrays": {n: f"{a.dtype}{list(a.shape)}" for n, a in self.state.model_arrays().items()},
             },
             "optimizer": self.optimizer.describe(),
             "data": self.source.describe(),
@@ -281,47 +313,9 @@ class Steps:
             "fingerprint": dict(fingerprint()),
         }
 
-    def _arrays(self) -> dict[str, Any]:
-        return {name: t.data for name, t in {**self._parameters, **self._buffers}.items()}
-
     def digest(self) -> str:
-        """SHA-256 over all parameters and buffers of the model: name, dtype, shape and bytes, in the order of names."""
-        return digest_of(self._arrays())
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        arrays = {f"model/{name}": array for name, array in self._arrays().items()}
-        saved = self.optimizer.state_dict()
-        counts = {}
-        for index, entry in saved["state"].items():
-            name = self._optimized[index]
-            counts[name] = entry.pop("step")
-            arrays.update({f"optimizer/{name}/{key}": array for key, array in entry.items()})
-        meta = {
-            "optimizer": {
-                "steps": saved["steps"],
-                "counts": counts,
-                "schedules": [s.state() for s in self.optimizer.schedules],
-            }
-        }
-        return arrays, meta
-
-    def _restore(self, found: checkpoint.Checkpoint) -> None:
-        for name, tensor in {**self._parameters, **self._buffers}.items():
-            tensor.data[...] = found.arrays[f"model/{name}"]
-        meta = found.meta["optimizer"]
-        state = self.optimizer.state_dict()
-        for index, entry in state["state"].items():
-            name = self._optimized[index]
-            for key in entry:
-                entry[key] = (
-                    meta["counts"][name] if key == "step" else found.arrays[f"optimizer/{name}/{key}"]
-                )
-        state["steps"] = meta["steps"]
-        self.optimizer.load_state_dict(state)
-        for schedule, seen in zip(self.optimizer.schedules, meta["schedules"], strict=True):
-            schedule.load_state(seen)
-        self.metrics = dict(found.meta["metrics"])
-        self.step = self._saved_step = found.step
+        """SHA-256 over all parameters and buffers of the model."""
+        return self.state.digest()
 
     def _save_if_due(self, last: bool) -> None:
         if self.directory is None or self._saved_step == self.step or (last and self.step == 0):
@@ -337,14 +331,18 @@ class Steps:
                 )
             if not due:
                 return
-        arrays, meta = self._state()
+        arrays, optimizer = self.state.saved()
         digest = self.digest()
         try:
             checkpoint.save(
                 self.directory.checkpoints,
                 self.step,
                 arrays,
-                {**meta, "metrics": self.metrics},
+                # As text: a metric may be NaN, which is no JSON.
+                {
+                    "optimizer": optimizer,
+                    "metrics": {name: repr(value) for name, value in self.metrics.items()},
+                },
                 digest=digest,
                 keep_last=self._options["keep_last"],
                 keep_every=self._options["keep_every"],
@@ -398,20 +396,3 @@ def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
         raise TypeError(
             f"sinks must be a list of sinks (with emit and close, see runtime.events), got {sinks!r:.80}"
         )
-
-
-def _names_of(optimizer: Optimizer, parameters: dict[str, Any]) -> list[str]:
-    """The names of the optimizer's parameters, in its order.
-
-    Raises:
-        ValueError: it updates a tensor that is no parameter of the model.
-    """
-    names = {id(p): name for name, p in parameters.items()}
-    owned = [p for group in optimizer.param_groups for p in group["params"]]
-    strange = [p for p in owned if id(p) not in names]
-    if strange:
-        raise ValueError(
-            f"optimizer updates {len(strange)} tensor(s) that are no parameters of the model (first: shape "
-            f"{strange[0].shape}); make it from model.parameters() of the model that is trained"
-        )
-    return [names[id(p)] for p in owned]

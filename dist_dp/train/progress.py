@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from runtime.events import Event, Value
 
+from .shard import RESERVED
+
 if TYPE_CHECKING:
     import rich.progress
 
@@ -26,7 +28,6 @@ _MEMORY = 20.0
 # An epoch may be a single quick step: its end is a line of its own at most this often (seconds).
 _BETWEEN_EPOCHS = 0.5
 # Values of a step's event that are no metrics.
-NO_METRICS = frozenset({"epoch", "lr", "examples", "seconds"})
 
 
 class Pace:
@@ -235,7 +236,7 @@ class Progress:
 
     def _line(self, event: Event) -> str:
         epoch, epochs = int(event.values["epoch"]) + 1, -(-self._total // self._per_epoch)
-        metrics = {name: value for name, value in event.values.items() if name not in NO_METRICS}
+        metrics = {name: value for name, value in event.values.items() if name not in RESERVED}
         parts = [f"step {event.step}/{self._total}", f"epoch {epoch}/{epochs}", *_metrics(metrics)]
         rate, left = self._pace.examples_per_second, self._pace.seconds_left(self._total - event.step)
         if math.isfinite(rate):

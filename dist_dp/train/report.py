@@ -16,8 +16,8 @@ from runtime.checkpoint.layout import step_of
 from runtime.events import read_events
 from runtime.run_lock import RunInUse, run_lock
 
-from .progress import NO_METRICS
 from .run_directory import RunDirectory
+from .shard import RESERVED
 
 _ARRAY = re.compile(r"(\w+)\[(.*)\]")
 
@@ -123,7 +123,7 @@ def _events(path: Path) -> dict[str, Any]:
                 found["total_steps"] = event.values.get("total_steps")
             elif event.kind == "step":
                 kept = {name: value for name, value in metrics.items() if name.startswith("validation_")}
-                metrics = {n: v for n, v in event.values.items() if n not in NO_METRICS} | kept
+                metrics = {n: v for n, v in event.values.items() if n not in RESERVED} | kept
             elif event.kind == "validation":
                 metrics |= {f"validation_{name}": value for name, value in event.values.items()}
     except FileNotFoundError:

@@ -18,6 +18,11 @@ class NonFiniteLoss(ArithmeticError):
     """A shard's loss was NaN or infinite; the message says which step, shard and examples."""
 
 
+# What a step reports of itself, beside the metrics of its shards.
+RESERVED = frozenset({"epoch", "lr", "examples", "seconds", "kind", "step", "digest"})
+VALIDATION = "validation_"
+
+
 class Shard:
     """One logical shard of a step: some examples, randomness of its own, and where its loss goes.
 
@@ -35,6 +40,7 @@ class Shard:
         self.step, self.epoch, self.index = step, epoch, index
         self.weight = 0.0
         self.metrics: dict[str, float] = {}
+        self._loss, self._loss_logged = 0.0, False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -70,15 +76,18 @@ class Shard:
             )
         loss.backward(np.full(loss.shape, w, loss.dtype))
         self.weight += w
-        self.metrics.setdefault("loss", value)
+        self._loss += w * value
+        if not self._loss_logged:
+            self.metrics["loss"] = self._loss / self.weight
 
     def log(self, metrics: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         """Report metrics of this shard; the step reports their means, weighted as the loss is.
 
         `loss` is reported by `backward` already, unless it is logged here.
         """
-        for name, value in {**named_metrics(metrics or {}), **values}.items():
+        for name, value in named_metrics({**named_metrics(metrics or {}), **values}).items():
             self.metrics[name] = as_metric(name, value)
+            self._loss_logged |= name == "loss"
 
 
 def named_metrics(metrics: Any) -> Mapping[str, Any]:
@@ -87,6 +96,11 @@ def named_metrics(metrics: Any) -> Mapping[str, Any]:
         raise TypeError(
             f"metrics must be a dict from names to numbers, got {metrics!r:.80} ({type(metrics).__name__})"
         )
+    for name in metrics:
+        if name in RESERVED or name.startswith(VALIDATION):
+            raise ValueError(
+                f"metric {name!r} is a name that the loop reports itself; call it something else"
+            )
     return metrics
 
 

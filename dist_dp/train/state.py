@@ -1,0 +1,82 @@
+"""What a step changes and a checkpoint holds: the model's arrays, the optimizer's, and what its schedules have seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.checkpoint import Checkpoint
+from runtime.digest import digest as digest_of
+
+from ..nn import Module
+from ..optim import Optimizer
+
+
+class TrainState:
+    """The state of a model and its optimizer under the names of the model's parameters and buffers.
+
+    Attributes:
+        parameters, buffers: by name.
+        trained: the names of the optimizer's parameters, in its order.
+
+    Raises:
+        ValueError: the optimizer updates a tensor that is no parameter of the model.
+    """
+
+    def __init__(self, model: Module, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.parameters = dict(model.named_parameters())
+        self.buffers = dict(model.named_buffers())
+        names = {p: name for name, p in self.parameters.items()}
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        strange = [p for p in owned if p not in names]
+        if strange:
+            raise ValueError(
+                f"optimizer updates {len(strange)} tensor(s) that are no parameters of the model (first: shape "
+                f"{strange[0].shape}); make it from model.parameters() of the model that is trained"
+            )
+        self.trained = [names[p] for p in owned]
+
+    def model_arrays(self) -> dict[str, Any]:
+        """The arrays of all parameters and buffers by name."""
+        return {name: t.data for name, t in {**self.parameters, **self.buffers}.items()}
+
+    def digest(self) -> str:
+        """SHA-256 over the model's arrays: name, dtype, shape and bytes, in the order of names."""
+        return digest_of(self.model_arrays())
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(arrays, plain JSON): all that the next step depends on."""
+        arrays = {f"model/{name}": array for name, array in self.model_arrays().items()}
+        state = self.optimizer.state_dict()
+        counts = {}
+        for index, entry in state["state"].items():
+            name = self.trained[index]
+            counts[name] = entry.pop("step")
+            arrays.update({f"optimizer/{name}/{key}": array for key, array in entry.items()})
+        groups = [
+            {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()}
+            for group in self.optimizer.describe()["groups"]
+        ]
+        schedules = [s.state() for s in self.optimizer.schedules]
+        return arrays, {"steps": state["steps"], "counts": counts, "groups": groups, "schedules": schedules}
+
+    def restore(self, found: Checkpoint) -> None:
+        """Take over what `saved` returned."""
+        for name, tensor in {**self.parameters, **self.buffers}.items():
+            tensor.data[...] = found.arrays[f"model/{name}"]
+        meta = found.meta["optimizer"]
+        state = self.optimizer.state_dict()
+        for index, entry in state["state"].items():
+            name = self.trained[index]
+            for key in entry:
+                entry[key] = (
+                    meta["counts"][name] if key == "step" else found.arrays[f"optimizer/{name}/{key}"]
+                )
+        state["steps"] = meta["steps"]
+        for group, saved in zip(state["param_groups"], meta["groups"], strict=True):
+            # A rate that the body assigned during the run holds from then on. Schedules are the launch's own.
+            numbers = {k: v for k, v in saved.items() if k != "params" and not isinstance(v, str)}
+            group.update({k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()})
+        self.optimizer.load_state_dict(state)
+        for schedule, seen in zip(self.optimizer.schedules, meta["schedules"], strict=True):
+            schedule.load_state(seen)
