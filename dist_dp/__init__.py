@@ -1,5 +1,7 @@
 """dist_dp: differentiable programs, trained data-parallel; one run, one answer."""
 
+from runtime.allocator import keep_freed_memory
+
 from . import data, debug, nn, numpy, optim, random
 from ._version import __version__
 from .functional import (
@@ -23,6 +25,8 @@ from .random import seed
 from .tape import enable_grad, is_grad_enabled, no_grad
 from .tensor import Tensor
 from .train import NonFiniteLoss, Result, RunMismatch, Shard, evaluate, fit, steps
+
+keep_freed_memory()
 
 __all__ = [
     "NonFiniteLoss",
