@@ -80,9 +80,11 @@ def functions(path: Path, largest: int) -> Iterator[Example]:
     for node in ast.walk(module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             first_line = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            size = sum(1 for statement in node.body for _ in ast.walk(statement))
-            tree = binary(node.body)
-            if 8 <= size <= largest and tree is not None and (node.name, first_line) in sizes:
+            nodes = itertools.chain.from_iterable(ast.walk(statement) for statement in node.body)
+            size = sum(1 for _ in itertools.islice(nodes, largest + 1))  # counts no further than it must
+            if 8 <= size <= largest and (node.name, first_line) in sizes:
+                tree = binary(node.body)
+                assert tree is not None
                 yield Example(tree, min(sizes[node.name, first_line], DEEPEST))
 
 
