@@ -30,7 +30,7 @@ def lines(rounds: int) -> Iterator[str]:
     yield "Made by `python -m benchmarks`; one thread each, both in turn (A B A B ...), medians over"
     yield f"{rounds} rounds. A ratio is torch's time over ours in the same round: above 1, dist_dp is faster. In"
     yield "brackets the middle half of the ratios. The machine is shared and noisy: read the ratios, not the times."
-    yield "Both sides run in one process, so torch has the allocator settings of importing dist_dp (runtime/allocator.py),"
+    yield "Both run in one process, so torch has the allocator settings of importing dist_dp (runtime/allocator.py),"
     yield "which speed it up too.\n"
     yield f"dist_dp {dp.__version__}, NumPy {np.__version__} ({mark['blas']}, {mark['blas_kernels']}), torch"
     yield f"{torch.__version__}, Python {platform.python_version()}, {platform.machine()}.\n"
