@@ -69,8 +69,8 @@ def steps(
         collate: makes a batch of a list of examples, for data that does not stack (trees, ragged sequences).
         shuffle: draw a new order of the examples in every epoch.
         drop_last: leave out the last batch of an epoch where it is short.
-        checkpoint_every: steps between checkpoints; 0 for one at the end only; by default after each epoch and every
-            30 s.
+        checkpoint_every: steps between checkpoints; 0 for one at the end only; by default after an epoch (at most
+            one a second) and every 30 s.
         keep_last, keep_every: keep this many newest checkpoints, and all at multiples of `keep_every` steps.
         prefetch: batches loaded ahead in a background thread; 0 for none.
         progress: show progress; by default where a terminal or a log is watching.
