@@ -141,6 +141,7 @@ class Steps:
             p for name, p in self.state.parameters.items() if name not in trained and p.node is not None
         ]
         self._iterated = False
+        self._computed = self._took_part = 0  # shards of this launch, and those that called backward
         self._committed = True  # the state is that after `step` whole steps
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -162,6 +163,8 @@ class Steps:
                 # but not one that was interrupted while it was applied.
                 if self._committed:
                     self._save_if_due(last=True)
+            if self._took_part == 0 < self._computed:
+                self._warn("no shard called shard.backward(loss): nothing was trained")
             self.emit("end", digest=self.digest(), **self.metrics)
 
     def _steps(self, stack: ExitStack) -> Generator[Shard, None, None]:
@@ -200,6 +203,8 @@ class Steps:
     def _contribution(
         self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals
     ) -> Contribution:
+        self._computed += 1
+        self._took_part += shard.weight > 0
         if shard.weight == 0:  # the body never called shard.backward: this shard takes no part in the step
             if any(p.grad is not None for p in self.state.parameters.values()):
                 raise RuntimeError(

@@ -96,8 +96,9 @@ class RunDirectory:
             RunMismatch: it is not; every difference is named.
         """
         known = self.manifest()
-        if known is None:
-            if checkpoint.available(self.checkpoints):
+        saved = bool(checkpoint.available(self.checkpoints))
+        if known is None or not saved:  # without a checkpoint nothing was begun that could be spoiled
+            if saved:
                 raise RunMismatch(
                     f"{self.path} holds checkpoints but no manifest.json; use another run directory"
                 )

@@ -107,7 +107,7 @@ def test_a_finite_loss_with_a_nan_gradient_names_the_parameter() -> None:
     assert np.isfinite(w.weight.detach().numpy()).all()
 
 
-def test_steps_in_which_no_shard_takes_part_move_the_schedule_alone() -> None:
+def test_steps_in_which_no_shard_takes_part_move_the_schedule_alone(caplog: pytest.LogCaptureFixture) -> None:
     model, _ = regression()
     optimizer = optim.SGD(model.parameters(), lr=optim.LinearDecay(1.0))
     before = model[0].weight.detach().numpy().copy()
@@ -115,4 +115,5 @@ def test_steps_in_which_no_shard_takes_part_move_the_schedule_alone() -> None:
     for _ in steps:
         pass
     assert (steps.step, optimizer.steps) == (3, 3)
+    assert "nothing was trained" in caplog.text
     np.testing.assert_array_equal(model[0].weight.detach().numpy(), before)

@@ -101,6 +101,18 @@ def test_comments_and_layout_do_not_make_another_program(
     assert seen[0] == seen[1] != seen[2]
 
 
+def test_a_first_try_that_failed_does_not_stand_in_the_way(train: Any, program: Any, tmp_path: Path) -> None:
+    make, _, arrays = program
+    model, optimizer = make()
+
+    def broken(model: Any, batch: Any) -> Any:
+        raise KeyError("head")
+
+    with pytest.raises(KeyError):
+        dp.fit(model, broken, optimizer, arrays(), batch_size=23, run=tmp_path / "run", progress=False)
+    assert train(tmp_path / "run") == train()
+
+
 def test_a_run_whose_rates_know_no_end_may_be_prolonged(program: Any, tmp_path: Path) -> None:
     make, loss, arrays = program
 
