@@ -228,12 +228,12 @@ class Steps:
         rate = self.optimizer.rate(self.optimizer.param_groups[0])
         if total.gradients is not None:
             self._refuse_non_finite(total.gradients)
-        self._committed = False
-        if total.gradients is not None:
+        self._committed = False  # from here on the state is between two steps
+        if total.gradients is None:
+            self.optimizer.steps += 1  # no shard took part: the rates go on with the run
+        else:
             self.optimizer.apply(total.gradients, total.weight)
             self._pool.append(total.gradients)
-        else:
-            self.optimizer.steps += 1  # no shard took part: the rates go on with the run
         for name, (value, weight) in total.buffers.items():
             self.state.buffers[name].commit(value / weight)
         self.step += 1
