@@ -14,6 +14,12 @@ from collections.abc import Sequence
 from types import ModuleType, TracebackType
 
 THREADS = "DIST_DP_THREADS"
+
+# What the launcher of `runtime.hosts.local` tells its workers: the number of each, how many there are, the file
+# descriptor of its control socket, what to exchange over, and the secret that sockets between workers prove to know.
+WORKER, WORKERS = "DIST_DP_WORKER", "DIST_DP_WORKERS"
+CONTROL, BACKEND, SECRET = "DIST_DP_CONTROL", "DIST_DP_BACKEND", "DIST_DP_SECRET"
+
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",

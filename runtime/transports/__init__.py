@@ -1,0 +1,1 @@
+"""Ways for the workers of one generation to exchange: each module provides a `runtime.group.Group`."""
