@@ -101,6 +101,23 @@ def balanced_ranges(shards: int, workers: int) -> tuple[Span, ...]:
     return tuple((i * shards // workers, (i + 1) * shards // workers) for i in range(workers))
 
 
+def most_held(lo: int, hi: int, shards: int) -> int:
+    """How many values a `Fold` over ``[lo, hi)`` holds at most, the one being pushed included: buffers to have.
+
+    Raises
+        ValueError: ``shards`` below 1, or a range not inside ``[0, shards)``.
+
+    >>> most_held(0, 8, 8), most_held(3, 7, 7), most_held(2, 2, 7)
+    (4, 3, 0)
+    """
+    fold: Fold[None] = Fold(shards, lambda left, right: None, lo, hi)
+    most = 0
+    for _ in range(lo, hi):
+        most = max(most, len(fold._stack) + 1)
+        fold.push(None)
+    return most
+
+
 class Fold(Generic[T]):
     """Fold the leaves of ``[lo, hi)`` as they come, in the order of the tree over ``shards`` leaves.
 

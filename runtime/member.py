@@ -110,12 +110,14 @@ class Member(ABC):
         worker: the number of this worker, the same in all generations; its replacement takes it over.
         workers: how many workers the run was launched with.
         group: of the present generation; None before the first `form`.
+        stale: the group is to be formed anew before its next use, because somebody asked for it.
         backend: what the group exchanges over, for the record: "solo", "shm", "tcp", "mpi", ...
     """
 
     worker: int = 0
     workers: int = 1
     group: Group | None = None
+    stale: bool = False
     backend: str = "solo"
 
     def __init__(self) -> None:

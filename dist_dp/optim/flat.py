@@ -69,6 +69,8 @@ class Flat:
 class GradientBuffer:
     """One gradient of all parameters of an optimizer: a flat array for each `Flat`, and which parameters have one.
 
+    The arrays may lie in memory that is shared with other workers (`arrays`), else they are made here.
+
     A parameter without a gradient (no shard used it) holds zeros and is marked as untouched: the optimizer leaves it
     and its moments alone. While a buffer receives, `p.grad` is a view of it; `p.grad.clone()` keeps it beyond
     the step.
@@ -79,8 +81,8 @@ class GradientBuffer:
         slots: each parameter with its part of the gradient, in its shape.
     """
 
-    def __init__(self, flats: Sequence[Flat]) -> None:
-        self.arrays = [np.empty_like(flat.values) for flat in flats]
+    def __init__(self, flats: Sequence[Flat], arrays: Sequence[Array] | None = None) -> None:
+        self.arrays = [np.empty_like(flat.values) for flat in flats] if arrays is None else list(arrays)
         views = [view for flat, array in zip(flats, self.arrays, strict=True) for view in flat.views(array)]
         # Tensors and not their leaves: a parameter that was frozen and thawed has a new leaf.
         self.slots = list(zip([p for flat in flats for p in flat.params], views, strict=True))

@@ -268,9 +268,14 @@ class Optimizer:
         lr = group["lr"]
         return lr.at(self.steps, self.total_steps) if isinstance(lr, Schedule) else _as_rate(lr)
 
-    def new_gradients(self) -> GradientBuffer:
-        """Another gradient buffer of this optimizer's layout, for a sum over several shards."""
-        return GradientBuffer([part.flat for part in self.parts])
+    def new_gradients(self, arrays: Sequence[Array] | None = None) -> GradientBuffer:
+        """Another gradient buffer of this optimizer's layout, for a sum over several shards; in `arrays`, if given."""
+        return GradientBuffer([part.flat for part in self.parts], arrays)
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]:
+        """The flat arrays of a gradient: (dtype, number of elements) of each."""
+        return tuple((part.flat.values.dtype.str, part.flat.values.size) for part in self.parts)
 
     def _new_state(self, flat: Flat, group: Mapping[str, Any]) -> dict[str, Array]:
         return {name: np.full_like(flat.values, first) for name, first in self.initial_state(group).items()}

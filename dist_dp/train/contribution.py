@@ -7,12 +7,15 @@ order of the additions, and that is the tree's (`runtime.fold`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.fold import Span, combine
+from runtime.message import decode, encode
 
 from ..optim.flat import GradientBuffer
 
@@ -53,6 +56,39 @@ class ContributionSum:
         _add(left.metrics, right.metrics)
         _add(left.buffers, right.buffers)
         return left
+
+
+def note(kind: str, partials: Mapping[Span, Contribution]) -> bytes:
+    """What a worker tells the others beside its gradients: the rest of its partial sums, and the kind of its op."""
+    parts = [
+        (lo, hi, part.weight, part.metrics, part.buffers, part.gradients and part.gradients.touched)
+        for (lo, hi), part in partials.items()
+    ]
+    return encode((kind, parts))
+
+
+def total_of(notes: Sequence[bytes], shards: int) -> tuple[Contribution, NDArray[np.bool_] | None]:
+    """The sum of what the notes of all workers hold, without gradients, and which parameters have one.
+
+    Raises:
+        RuntimeError: the workers are in ops of different kinds: their programs went different ways.
+    """
+    told = [decode(text) for text in notes]
+    kinds = [kind for kind, _ in told]
+    if any(kind != kinds[0] for kind in kinds):
+        where = ", ".join(f"worker of rank {rank} is {kind}" for rank, kind in enumerate(kinds))
+        raise RuntimeError(
+            f"the workers' programs went different ways: {where}. Every worker must make the same calls and leave a "
+            "loop at the same step: decide by what is equal everywhere (steps, `metrics` of the loop), not by a shard"
+        )
+    partials: dict[Span, Contribution] = {}
+    touched: NDArray[np.bool_] | None = None
+    for _, parts in told:
+        for lo, hi, weight, metrics, buffers, mask in parts:
+            partials[lo, hi] = Contribution(None, weight, metrics, buffers)
+            if mask is not None:
+                touched = mask if touched is None else touched | mask
+    return combine(partials, shards, ContributionSum([])), touched
 
 
 def _add(left: dict[str, tuple[Any, float]], right: Mapping[str, tuple[Any, float]]) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 
 from runtime.fingerprint import pin_blas_threads
 from runtime.fold import Fold
+from runtime.group import GroupBroken
 from runtime.launch import blas_threads
+from runtime.member import SoloMember, acting_as
 
 from .. import random
 from ..data import Source, as_source
@@ -20,6 +22,7 @@ from ..tape import no_grad
 from ..tensor import Tensor
 from .contribution import Contribution, ContributionSum
 from .loop import Options, Steps
+from .session import Session
 from .shard import as_metric, checked_weight, named_metrics
 
 # loss(model, batch) -> scalar Tensor | (loss, weight) | (loss, weight, metrics)
@@ -137,7 +140,7 @@ def fit(
     loop = Steps(model, optimizer, data, batch_size=batch_size, epochs=epochs, **options)
     if validation is not None:
         held_out = as_source(validation, options.get("collate"))
-        loop.validate = lambda: evaluate(model, loss, held_out, batch_size=batch_size)
+        loop.validate = lambda session: _mean(session, model, loss, held_out, batch_size)
     if not model.training:
         model.train()  # else leave it: a part may be frozen in evaluation mode
     for shard in loop:
@@ -183,8 +186,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The mean loss and metrics of `model` over `data`, exactly: every example counts once, whatever the batches.
 
-    The model is in evaluation mode meanwhile and nothing is recorded. Batches are the leaves of a fixed tree, so
-    that the numbers have the same bits whoever computes them.
+    The model is in evaluation mode meanwhile and nothing is recorded. The workers of a run share the batches, which are
+    the leaves of a fixed tree, so that the numbers have the same bits however many there are.
 
     Args:
         loss: as of `fit`.
@@ -198,14 +201,34 @@ def evaluate(
     source = as_source(data, collate)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+    session = Session(stateless=True)
+    while True:
+        try:
+            if session.join() is not None:
+                session.settle()
+            return _mean(session, model, loss, source, batch_size)
+        except GroupBroken:
+            continue
+
+
+def _mean(session: Session, model: Module, loss: Loss, source: Source, batch_size: int) -> dict[str, float]:
+    """The means over `source`; each worker measures a range of the batches, and the tree over all of them adds up.
+
+    Raises:
+        GroupBroken: the generation ended before all workers had the result.
+    """
     count = -(-len(source) // batch_size)
-    fold = Fold(count, ContributionSum([]))
+    lo, hi = session.range(count)
+    fold = Fold(count, ContributionSum([]), lo, hi)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     limiter = pin_blas_threads(blas_threads())
     try:
-        with no_grad():
-            for i in range(count):
+        with no_grad(), acting_as(SoloMember()):
+            for i in range(lo, hi):
+                if session.group.broken:
+                    raise GroupBroken("the generation ended while this worker computed")
+                session.member.progress(i, "evaluation")
                 fold.push(
                     _measured(
                         model, loss, source, np.arange(i * batch_size, min((i + 1) * batch_size, len(source)))
@@ -215,7 +238,10 @@ def evaluate(
         limiter.restore_original_limits()
         for module, training in modes:  # each its own: a part may be frozen in evaluation mode
             module.training = training
-    return {name: value / weight for name, (value, weight) in fold.root.metrics.items()}
+    partials = fold.partials()
+    memory = session.group.reserve((), 0)
+    total, _, _ = session.fold("evaluating", partials, count, memory, dict.fromkeys(partials))
+    return {name: value / weight for name, (value, weight) in total.metrics.items()}
 
 
 def _measured(model: Module, loss: Loss, source: Source, indices: Any) -> Contribution:

@@ -1,17 +1,16 @@
 """`steps`: the training loop, seen from inside one logical shard.
 
-    (seed, epoch, step) -> the examples of S shards -> for each shard: the user's code -> gradient
-        -> the fixed tree -> one update -> commit
+    (seed, epoch, step) -> the examples of S shards -> for each shard of this worker: the user's code -> gradient
+        -> the fixed tree, over all workers -> one update -> commit
 
 Everything that follows from the promise happens here once: shards cut by arithmetic, gradients added in the tree's
 order and divided once by the sum of weights, buffers and metrics folded in the same tree, a step applied wholly or
-not at all.
+not at all, by every worker or by none.
 """
 
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import os
 import time
@@ -21,13 +20,14 @@ from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 
-from runtime import checkpoint
-from runtime.checkpoint import CheckpointNotSaved
-from runtime.events import Event, JsonLines, Sink, Tee
+from runtime import faults
+from runtime.events import Sink
 from runtime.fingerprint import fingerprint, pin_blas_threads
-from runtime.fold import Fold
+from runtime.fold import Fold, most_held
+from runtime.group import Group, GroupBroken, Memory
 from runtime.launch import blas_threads
-from runtime.run_lock import run_lock
+from runtime.member import Formation, SoloMember, acting_as, current
+from runtime.message import decode, encode
 
 from .. import random
 from .._version import __version__
@@ -36,14 +36,11 @@ from ..nn import BufferProposals, Module, buffer_proposals
 from ..optim import GradientBuffer, Optimizer
 from .contribution import Contribution, ContributionSum
 from .progress import Progress
-from .run_directory import MANIFEST_FORMAT, RunDirectory, damaged_message, program
+from .record import Record
+from .run_directory import MANIFEST_FORMAT, RunDirectory, program, refuse_other_worker
+from .session import Session
 from .shard import VALIDATION, NonFiniteLoss, Shard
 from .state import TrainState
-
-_log = logging.getLogger("dist_dp")
-
-# Without checkpoint_every, at most about this much work is lost when everything dies.
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 class Options(TypedDict, total=False):
@@ -82,14 +79,14 @@ DEFAULTS: Options = {
 
 
 class Steps:
-    """The steps of a run: iterate over it to get the shards to compute. Made by `dist_dp.steps`.
+    """The steps of a run: iterate over it to get the shards that this worker computes. Made by `dist_dp.steps`.
 
     Attributes:
         step: steps committed so far.
         metrics: the metrics of the newest step, and of the newest validation as `validation_<name>`.
         total_steps: steps of the whole run.
-        validate: called after each epoch; the metrics that it returns are reported, and the loss shown to the
-            schedules.
+        validate: called after each epoch with the session; the metrics that it returns are reported, and the loss
+            shown to the schedules.
     """
 
     # Whether any run of this process has come to its first step: by it the command tells a wrong argument from a
@@ -111,11 +108,12 @@ class Steps:
         self.model, self.optimizer = model, optimizer
         self.state = TrainState(model, optimizer)
         self.source = as_source(data, options["collate"])
-        self.directory = None if options["run"] is None else RunDirectory(options["run"])
+        directory = None if options["run"] is None else RunDirectory(options["run"])
         shards = options["shards"]
-        if shards is None:  # the run's own number; one worker begins with one shard
-            known = self.directory.manifest() if self.directory else None
-            shards = known["settings"]["shards"] if known else 1
+        workers = current().workers
+        if shards is None:  # the run's own number; at its first launch as many as there are workers
+            known = directory.manifest() if directory else None
+            shards = known["settings"]["shards"] if known else workers
         self.batches = Batches(
             len(self.source),
             batch_size,
@@ -125,24 +123,38 @@ class Steps:
             epochs,
             options["drop_last"],
         )
+        if shards < workers:
+            raise ValueError(
+                f"shards must be at least the number of workers, got {shards} for {workers} workers: a shard is "
+                f"computed by one worker. Launch at most {shards}, or begin a run with more shards"
+            )
         self._options = options
         self.total_steps = min(self.batches.total_steps, options["max_steps"] or self.batches.total_steps)
         optimizer.total_steps = self.total_steps
         self.step = 0
         self.metrics: dict[str, float] = {}
-        self.validate: Callable[[], dict[str, float]] | None = None
-        self._sink: Sink = Tee(())
-        self._saved_step = -1
-        self._saved_at = time.monotonic()
-        self._pool: list[GradientBuffer] = [optimizer.gradients]
+        self.validate: Callable[[Session], dict[str, float]] | None = None
+        display = None
+        if options["progress"] is not False:
+            display = lambda: Progress(self.total_steps, self.batches.steps_per_epoch)  # noqa: E731
+        self._record = Record(
+            directory,
+            options["checkpoint_every"],
+            options["keep_last"],
+            options["keep_every"],
+            list(options["sinks"]),
+            display,
+        )
         self._buffer_names = {buffer: name for name, buffer in self.state.buffers.items()}
         trained = set(self.state.trained)
         self._others = [
             p for name, p in self.state.parameters.items() if name not in trained and p.node is not None
         ]
         self._iterated = False
+        self._pool: list[GradientBuffer] = []
         self._computed = self._took_part = 0  # shards of this launch, and those that called backward
-        self._committed = True  # the state is that after `step` whole steps
+        self._validated = 0  # the newest step whose validation is done
+        self._committed = True  # the state is that after `step` whole steps, validated where that is due
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -153,11 +165,19 @@ class Steps:
         return self._loop()
 
     def _loop(self) -> Generator[Shard, None, None]:
+        self._session = Session()
+        directory = self._record.directory
+        self._session.member.began(None if directory is None else os.fspath(directory.path))
         with ExitStack() as stack:
             stack.callback(pin_blas_threads(blas_threads()).restore_original_limits)
-            self._open(stack)
+            stack.callback(self._record.close)
+            stack.callback(self.optimizer.gradients.receive)  # from now on gradients leave the group's memory
+            self._shards = stack.enter_context(_Loading(self))
             try:
-                yield from self._steps(stack)
+                yield from self._until(self._to_the_end)
+            except GeneratorExit:
+                list(self._until(self._leave))  # the body broke off, on every worker
+                raise
             finally:
                 # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping,
                 # but not one that was interrupted while it was applied.
@@ -167,31 +187,71 @@ class Steps:
                 self._warn("no shard called shard.backward(loss): nothing was trained")
             self.emit("end", digest=self.digest(), **self.metrics)
 
-    def _steps(self, stack: ExitStack) -> Generator[Shard, None, None]:
+    def _until(self, ended: Callable[[], Generator[Shard, None, bool]]) -> Generator[Shard, None, None]:
+        """Do ops, one a turn, until one was the last; when a generation ends, settle in the next and go on."""
+        while True:
+            try:
+                if (formation := self._session.join()) is not None:
+                    self._settle(formation)
+                if (yield from ended()):
+                    return
+            except GroupBroken:
+                continue
+
+    def _to_the_end(self) -> Generator[Shard, None, bool]:
+        """The next op: a validation, a step, or at last the agreement that all have come to the end."""
         Steps.begun = True
-        shards = self.batches.shards
-        keys = ((k, s) for k in range(self.step, self.total_steps) for s in range(shards))
-        batches = prefetch(self._load, keys, self._options["prefetch"])
-        stack.callback(batches.close)
-        for step in range(self.step, self.total_steps):
-            started = time.perf_counter()
-            epoch, _ = self.batches.locate(step)
-            fold = Fold(shards, ContributionSum(self._pool))
-            for index in range(shards):
-                indices, batch = next(batches)
-                if len(indices) == 0:
-                    fold.push(Contribution())  # more shards than examples: nothing to compute, nothing to add
-                    continue
-                rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
-                shard = Shard(batch, indices, step, epoch, index, rng)
-                gradients = self._pool.pop() if self._pool else self.optimizer.new_gradients()
-                gradients.receive()
-                for p in self._others:
-                    p.node.clear()
-                with random.scope(rng), buffer_proposals() as proposals:
-                    yield shard
-                fold.push(self._contribution(shard, gradients, proposals))
-            self._commit(fold.root, epoch, time.perf_counter() - started)
+        if self._validated < self.step:
+            self._validation()
+        elif self.step < self.total_steps:
+            yield from self._one_step()
+        else:
+            return (yield from self._leave())
+        return False
+
+    def _leave(self) -> Generator[Shard, None, bool]:
+        ranks = self._session.group.size
+        mine = {(r, r + 1): Contribution() for r in range(ranks) if r == self._session.group.rank}
+        self._session.fold("at the end of its loop", mine, ranks, self._memory, dict.fromkeys(mine))
+        return True
+        yield  # a generator like the others
+
+    def _one_step(self) -> Generator[Shard, None, None]:
+        step, group = self.step, self._session.group
+        self._session.step = step
+        started = time.perf_counter()
+        epoch, _ = self.batches.locate(step)
+        lo, hi = self._range
+        fold = Fold(self.batches.shards, ContributionSum(self._pool), lo, hi)
+        for index in range(lo, hi):
+            if group.broken:
+                raise GroupBroken("the generation ended while this worker computed")
+            self._session.member.progress(step, f"shard {index}")
+            faults.here("shard", step, index)
+            indices, batch = self._shards.next()
+            if len(indices) == 0:
+                fold.push(Contribution())  # more shards than examples: nothing to compute, nothing to add
+                continue
+            rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
+            shard = Shard(batch, indices, step, epoch, index, rng)
+            gradients = self._pool.pop()
+            gradients.receive()
+            for p in self._others:
+                p.node.clear()
+            # What the body itself calls of dist_dp (an evaluation, say) is this worker's own affair.
+            with random.scope(rng), buffer_proposals() as proposals, acting_as(SoloMember()):
+                yield shard
+            fold.push(self._contribution(shard, gradients, proposals))
+        partials = fold.partials()
+        values = {span: self._slots.get(id(part.gradients)) for span, part in partials.items()}
+        total, arrays, touched = self._session.fold(
+            f"at step {step}", partials, self.batches.shards, self._memory, values
+        )
+        self._pool = list(self._buffers)
+        if arrays is not None:
+            total.gradients = self._total(arrays)
+            total.gradients.touched[:] = touched
+        self._commit(total, epoch, time.perf_counter() - started)
 
     def _load(self, key: tuple[int, int]) -> tuple[Any, Any]:
         step, shard = key
@@ -229,11 +289,11 @@ class Steps:
         if total.gradients is not None:
             self._refuse_non_finite(total.gradients)
         self._committed = False  # from here on the state is between two steps
+        faults.here("apply", self.step)
         if total.gradients is None:
             self.optimizer.steps += 1  # no shard took part: the rates go on with the run
         else:
             self.optimizer.apply(total.gradients, total.weight)
-            self._pool.append(total.gradients)
         for name, (value, weight) in total.buffers.items():
             self.state.buffers[name].commit(value / weight)
         self.step += 1
@@ -241,10 +301,18 @@ class Steps:
         self.metrics = {n: v for n, v in self.metrics.items() if n.startswith(VALIDATION)} | means
         examples = self.batches.size(self.step - 1)
         self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
-        if self.step % self.batches.steps_per_epoch == 0:
-            self._end_epoch()
-        self._committed = True
+        if self.validate is None or not self._epoch_ends:
+            self._whole()
+
+    def _whole(self) -> None:
+        """The state is that after whole steps: it may be kept."""
+        self._validated, self._committed = self.step, True
         self._save_if_due(last=False)
+        faults.here("committed", self.step)
+
+    @property
+    def _epoch_ends(self) -> bool:
+        return self.step % self.batches.steps_per_epoch == 0
 
     def _refuse_non_finite(self, gradients: GradientBuffer) -> None:
         """Raise NonFiniteLoss, before anything is applied, if the step's gradient is not finite everywhere."""
@@ -259,40 +327,89 @@ class Steps:
                 "of this step is applied; dist_dp.debug.anomaly() finds the operation it comes from"
             )
 
-    def _end_epoch(self) -> None:
-        if self.validate is None:
-            return
-        measured = self.validate()
+    def _validation(self) -> None:
+        assert self.validate is not None
+        measured = self.validate(self._session)
         for schedule in self.optimizer.schedules:
             schedule.observe(measured["loss"])
         self.metrics.update({f"{VALIDATION}{name}": value for name, value in measured.items()})
         self.emit("validation", **measured)
+        self._whole()
+
+    # --- the other workers ----------------------------------------------------------------------------------------
+
+    def _settle(self, formation: Formation) -> None:
+        """Let every worker of a new generation hold the same state, and take this worker's range of the shards."""
+        group = formation.group
+        if self._session.position.op < 0 and formation.donor is None:
+            self._begin(group)
+        elif not self._session.past:
+            self._hand_over(formation)
+        lo, hi = self._range = self._session.range(self.batches.shards)
+        count = most_held(lo, hi, self.batches.shards)
+        self._memory: Memory = group.reserve(self.optimizer.layout, count)
+        self._buffers = [self.optimizer.new_gradients(arrays) for arrays in self._memory.buffers]
+        self._slots = {id(buffer): i for i, buffer in enumerate(self._buffers)}
+        self._pool = list(self._buffers)
+        self._totals: dict[tuple[int, ...], GradientBuffer] = {}
+        self._shards.restart(self.step, range(lo, hi))
+        self._session.settle()
+
+    def _begin(self, group: Group) -> None:
+        """All begin: check that it is one run on all workers, and take the state that rank 0 finds."""
+        manifest = self._manifest()
+        for rank, other in enumerate(group.gather_objects(manifest)):
+            refuse_other_worker(manifest, other, group.rank, rank)
+        if group.rank == 0 and not self._session.past:
+            self._record.open(manifest)
+        if group.rank == 0:
+            found = self._record.newest(self.step)
+            if found is not None:
+                self.state.restore(found.arrays, found.meta["optimizer"])
+                self.metrics = {name: float(value) for name, value in found.meta["metrics"].items()}
+                self.step = self._validated = found.step
+        if group.size > 1:
+            self._unpack(group.gather_bytes(self._packed() if group.rank == 0 else b"")[0])
+        self._record.go_on_from(self.step)
+        self.emit("start", total_steps=self.total_steps, shards=self.batches.shards, version=__version__)
+
+    def _hand_over(self, formation: Formation) -> None:
+        """Newcomers take the state of the donor; the worker of rank 0 writes from now on."""
+        group = formation.group
+        if group.rank in formation.newcomers:
+            assert formation.donor is not None
+            self._unpack(group.recv(formation.donor))
+        elif group.rank == formation.donor and formation.newcomers:
+            packed = self._packed()
+            for rank in sorted(formation.newcomers):
+                group.send(rank, packed)
+        if group.rank != 0:
+            self._record.close()
+        elif not self._record.writing:
+            self._record.open(self._manifest(), takeover=True)
+            self._record.go_on_from(self.step)
+        self.emit(
+            "generation", number=group.generation, workers=group.size, newcomers=len(formation.newcomers)
+        )
+
+    def _packed(self) -> bytes:
+        arrays, optimizer = self.state.saved()
+        return encode((arrays, optimizer, self.step, self._validated, self.metrics))
+
+    def _unpack(self, packed: bytes) -> None:
+        arrays, optimizer, self.step, self._validated, self.metrics = decode(packed)
+        self._committed = False
+        self.state.restore(arrays, optimizer)
+        self._committed = self._validated == self.step
+
+    def _total(self, arrays: list[Any]) -> GradientBuffer:
+        """The total as a gradient buffer; its memory is the same from step to step."""
+        key = tuple(array.__array_interface__["data"][0] for array in arrays)
+        if key not in self._totals:
+            self._totals[key] = self.optimizer.new_gradients(arrays)
+        return self._totals[key]
 
     # --- the run directory ----------------------------------------------------------------------------------------
-
-    def _open(self, stack: ExitStack) -> None:
-        """Take the run directory, check that it is this run, restore its newest good checkpoint, open the sinks."""
-        sinks = list(self._options["sinks"])
-        log: JsonLines | None = None
-        if self.directory is not None:
-            self.directory.create()
-            stack.enter_context(run_lock(self.directory.lock_path))
-            self.directory.agree(self._manifest())
-            log = JsonLines(self.directory.metrics_path)
-            sinks.append(log)
-        if self._options["progress"] is not False:
-            sinks.append(Progress(self.total_steps, self.batches.steps_per_epoch))
-        self._sink = Tee(sinks)
-        stack.callback(self._sink.close)
-        if self.directory is not None:
-            found = self.directory.newest(lambda error: self._warn(damaged_message(error)))
-            if found is not None:
-                self.state.restore(found)
-                self.metrics = {name: float(value) for name, value in found.meta["metrics"].items()}
-                self.step = self._saved_step = found.step
-            assert log is not None
-            log.truncate_after(self.step)
-        self.emit("start", total_steps=self.total_steps, shards=self.batches.shards, version=__version__)
 
     def _manifest(self) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -323,55 +440,47 @@ class Steps:
         return self.state.digest()
 
     def _save_if_due(self, last: bool) -> None:
-        if self.directory is None or self._saved_step == self.step or (last and self.step == 0):
-            return
-        if not last:
-            every = self._options["checkpoint_every"]
-            if every is not None:
-                due = every > 0 and self.step % every == 0
-            else:
-                waited = time.monotonic() - self._saved_at
-                due = waited > _SECONDS_BETWEEN_CHECKPOINTS or (
-                    self.step % self.batches.steps_per_epoch == 0 and waited > 1.0
-                )
-            if not due:
-                return
-        arrays, optimizer = self.state.saved()
-        digest = self.digest()
-        try:
-            checkpoint.save(
-                self.directory.checkpoints,
-                self.step,
-                arrays,
-                # As text: a metric may be NaN, which is no JSON.
-                {
-                    "optimizer": optimizer,
-                    "metrics": {name: repr(value) for name, value in self.metrics.items()},
-                },
-                digest=digest,
-                keep_last=self._options["keep_last"],
-                keep_every=self._options["keep_every"],
-            )
-            self.directory.record_digest(digest, self.step)
-        except (CheckpointNotSaved, OSError) as error:
-            self._warn(
-                f"step {self.step} was not saved ({error}); training goes on, the last good checkpoint is kept"
-            )
-        else:
-            self._saved_step = self.step
-            self.emit("checkpoint", digest=digest)
-        self._saved_at = time.monotonic()
+        if self._record.due(self.step, self._epoch_ends, last):
+            faults.here("checkpoint", self.step)
+            arrays, optimizer = self.state.saved()
+            # As text: a metric may be NaN, which is no JSON.
+            metrics = {name: repr(value) for name, value in self.metrics.items()}
+            self._record.save(self.step, arrays, {"optimizer": optimizer, "metrics": metrics}, self.digest())
 
     # --- events ---------------------------------------------------------------------------------------------------
 
     def emit(self, kind: str, **values: Any) -> None:
-        """Report something that happened at the present step to every sink."""
-        self._sink.emit(Event(kind, self.step, values))
+        """Report something that happened at the present step to every sink, if this worker writes."""
+        self._record.emit(kind, self.step, **values)
 
     def _warn(self, message: str) -> None:
-        self.emit("warning", message=message)
-        if self._options["progress"] is False:  # else the progress display has said it
-            _log.warning(message)
+        self._record.warn(message, self.step)
+
+
+class _Loading:
+    """The batches of this worker's shards, loaded ahead; begun anew when its range changes."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._ahead: Generator[tuple[Any, Any], None, None] | None = None
+
+    def __enter__(self) -> _Loading:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def restart(self, step: int, shards: range) -> None:
+        """Go on with the first of `shards` of `step`."""
+        self.__exit__()
+        keys = ((k, s) for k in range(step, self._steps.total_steps) for s in shards)
+        self._ahead = prefetch(self._steps._load, keys, self._steps._options["prefetch"])
+
+    def next(self) -> tuple[Any, Any]:
+        """(indices, batch) of the next shard."""
+        assert self._ahead is not None
+        return next(self._ahead)
 
 
 def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:

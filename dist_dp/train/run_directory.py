@@ -143,6 +143,24 @@ def refuse_differences(path: Path, known: Mapping[str, Any], now: Mapping[str, A
         )
 
 
+def refuse_other_worker(
+    mine: Mapping[str, Any], other: Mapping[str, Any], rank: int, other_rank: int
+) -> None:
+    """Raise RunMismatch if two workers of one launch would compute other bits: another program, model, build or CPU."""
+    found = []
+    for section in sorted({*mine, *other}):
+        a, b = mine.get(section), other.get(section)
+        if section == "fingerprint":
+            found += [f"fingerprint {line}" for line in differences(a or {}, b or {})]
+        else:
+            found += _differences(section, a, b)
+    if found:
+        raise RunMismatch(
+            f"the workers of rank {rank} and {other_rank} would not compute the same ({rank} -> {other_rank}):\n  "
+            + "\n  ".join(found)
+        )
+
+
 def _differences(name: str, a: Any, b: Any) -> list[str]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from runtime.checkpoint import Checkpoint
 from runtime.digest import digest as digest_of
 
 from ..nn import Module
@@ -60,18 +60,15 @@ class TrainState:
         schedules = [s.state() for s in self.optimizer.schedules]
         return arrays, {"steps": state["steps"], "counts": counts, "groups": groups, "schedules": schedules}
 
-    def restore(self, found: Checkpoint) -> None:
-        """Take over what `saved` returned."""
+    def restore(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Take over what `saved` returned, here or in another worker."""
         for name, tensor in {**self.parameters, **self.buffers}.items():
-            tensor.data[...] = found.arrays[f"model/{name}"]
-        meta = found.meta["optimizer"]
+            tensor.data[...] = arrays[f"model/{name}"]
         state = self.optimizer.state_dict()
         for index, entry in state["state"].items():
             name = self.trained[index]
             for key in entry:
-                entry[key] = (
-                    meta["counts"][name] if key == "step" else found.arrays[f"optimizer/{name}/{key}"]
-                )
+                entry[key] = meta["counts"][name] if key == "step" else arrays[f"optimizer/{name}/{key}"]
         state["steps"] = meta["steps"]
         for group, saved in zip(state["param_groups"], meta["groups"], strict=True):
             # A rate that the body assigned during the run holds from then on. Schedules are the launch's own.

@@ -1,0 +1,143 @@
+"""`Session`: a call of the program that all workers make together, and where this worker stands in it.
+
+A session takes part in the present generation of the run's group, counts the ops agreed on, and when a generation ends
+finds out from the others where all go on (`runtime.member`). The loop over it has one form:
+
+    while not done:
+        try:
+            if (formation := session.join()) is not None:
+                ... let everybody hold the same state, then session.settle()
+            total = session.fold(...)
+        except GroupBroken:
+            continue
+        ... apply the total
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime import faults
+from runtime.fold import Span, balanced_ranges
+from runtime.group import Group, GroupBroken, Memory, Total
+from runtime.member import Formation, Member, Position, current
+
+from .contribution import Contribution, note, total_of
+
+
+class Session:
+    """One `fit`, `steps` or `evaluate`, as seen by one worker.
+
+    Args:
+        stateless: nothing is carried from op to op, so whoever comes later needs no state (an evaluation).
+
+    Attributes:
+        member: this worker.
+        position: (number of the session, ops agreed on); op -1 before this worker has any state.
+        step: of the training run, for reports and faults.
+        past: the others are through with this session; this worker goes through it alone, and writes nothing.
+    """
+
+    def __init__(self, stateless: bool = False) -> None:
+        self.member: Member = current()
+        self.position = Position(self.member.next_session(), 0 if stateless else -1)
+        self.step = 0
+        self.past = False
+        self._alone: Group | None = None  # the group of a past session
+        self._formation: Formation | None = None  # the newest one, until everybody is settled in it
+        self._joined = False
+
+    @property
+    def group(self) -> Group:
+        """The workers of the present generation."""
+        group = self._alone or self.member.group
+        assert group is not None, "join comes first"
+        return group
+
+    def join(self) -> Formation | None:
+        """Take part in the newest generation. Returns it if everybody has to settle in it first, else None."""
+        if not self.past:
+            group = self.member.group
+            if group is None or group.broken or self.member.stale:
+                self._form()
+            elif not self._joined:  # the group of the session before is intact
+                self._formation = Formation(group, self.position)
+            self._joined = True
+        return self._formation
+
+    def settle(self) -> None:
+        """Everybody holds the state of the formation's position now."""
+        assert self._formation is not None
+        reached = 0 if self.past else max(0, self._formation.position.op)
+        self.position = self.position._replace(op=max(self.position.op, reached))
+        self._formation = None
+
+    def range(self, count: int) -> Span:
+        """Which of `count` leaves (shards, batches) this worker computes."""
+        return balanced_ranges(count, self.group.size)[self.group.rank]
+
+    def fold(
+        self,
+        kind: str,
+        partials: Mapping[Span, Contribution],
+        leaves: int,
+        memory: Memory,
+        values: Mapping[Span, int | None],
+    ) -> tuple[Contribution, list[Any] | None, Any]:
+        """Add the contributions of all workers in the order of the tree. Returns when all of them hold the total.
+
+        Returns (the sum without its gradients, the gradients' flat arrays in the group's memory, which parameters have
+        one); both None if no worker contributed a gradient.
+
+        Args:
+            kind: what the op is, in words; it must be the same on every worker.
+            partials: by subtree of this worker's range.
+            memory, values: where their gradients lie (`runtime.group.Group.start`).
+
+        Raises:
+            GroupBroken: the generation ended and nothing was agreed on: join again, and compute again.
+            RuntimeError: the workers' programs went different ways.
+        """
+        group, step = self.group, self.step
+        self.member.progress(step, "exchange")
+        try:
+            faults.here("exchange", step)
+            exchange = group.start(memory, values, leaves)
+            faults.here("exchange-started", step)
+            total = exchange.finish(note(kind, partials), self.member.regroup_wanted)
+            faults.here("agreed", step)
+        except GroupBroken:
+            if self.past:
+                raise
+            total = self._resolve(group)
+        self.position = self.position._replace(op=self.position.op + 1)
+        if total.regroup and self._formation is None:
+            self.member.stale = True
+        self.member.progress(step, "apply")
+        summed, touched = total_of(total.notes, leaves)
+        return summed, total.arrays, touched
+
+    def _resolve(self, broken: Group) -> Total:
+        """The generation ended in the middle of an op: the total, if others are known to have it; else GroupBroken."""
+        before = self.position
+        self._form()
+        assert self._formation is not None
+        if self._formation.position <= before and not self.past:
+            raise GroupBroken("the generation ended before this op was agreed on")
+        total = broken.pending()
+        if total is None:
+            if self.past and before.op <= 0:
+                raise GroupBroken("the session is over for the others")
+            raise RuntimeError(
+                f"worker {self.member.worker} stands at {before}, the others at {self._formation.position}, but the "
+                "total between is not here; this is an error of dist_dp"
+            )
+        return total
+
+    def _form(self) -> None:
+        self.member.progress(self.step, "exchange")  # waits for the others
+        self._formation = formation = self.member.form(self.position)
+        self.member.stale = False
+        if formation.past:
+            self.past, self._alone = True, formation.group
