@@ -7,6 +7,7 @@ are those of the whole fold.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def fold_arrays(values: Mapping[Span, Array | None], shards: int, out: Array) ->
     >>> fold_arrays({(0, 2): np.ones(2), (2, 3): None, (3, 4): np.ones(2)}, 4, out), out
     (True, array([2., 2.]))
     """
-    program = _program(values, shards)
+    program = _program(tuple((span, array is not None) for span, array in values.items()), shards)
     if program is None:
         return False
     if _is_span(program):
@@ -42,8 +43,10 @@ def fold_arrays(values: Mapping[Span, Array | None], shards: int, out: Array) ->
         return True
     depth = _depth(program)
     scratch = np.empty((depth, min(_BLOCK, out.size)), out.dtype) if depth else None
-    for lo in range(0, out.size, _BLOCK):
-        hi = min(lo + _BLOCK, out.size)
+    # A single addition passes over its operands once anyway.
+    block = max(1, out.size) if all(map(_is_span, program)) else _BLOCK
+    for lo in range(0, out.size, block):
+        hi = min(lo + block, out.size)
         _run(program, values, lo, hi, out[lo:hi], scratch, 0)
     return True
 
@@ -52,15 +55,14 @@ def fold_arrays(values: Mapping[Span, Array | None], shards: int, out: Array) ->
 _Program = Any
 
 
-def _program(values: Mapping[Span, Array | None], shards: int) -> _Program:
+@lru_cache(maxsize=256)
+def _program(present: tuple[tuple[Span, bool], ...], shards: int) -> _Program:
     def pair(left: _Program, right: _Program) -> _Program:
         if left is None or right is None:
             return left if right is None else right
         return (left, right)
 
-    return combine(
-        {span: span if array is not None else None for span, array in values.items()}, shards, pair
-    )
+    return combine({span: span if there else None for span, there in present}, shards, pair)
 
 
 def _is_span(program: _Program) -> bool:
