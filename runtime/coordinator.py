@@ -7,11 +7,11 @@ and when the run is over. Where a generation goes on is `runtime.member.agree`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .member import Position
+from .member import Position, agree
 
 
 @dataclass(frozen=True)
@@ -103,39 +103,306 @@ class Limits:
     joining: float | None = None
 
 
+_SILENT = 30.0  # seconds that an interpreter may say nothing while it starts, and while it exits
+
+
+@dataclass
+class _Worker:
+    """A process that is there, from Start until it is reported lost."""
+
+    seen: float  # when it last said something
+    moved: float  # when its progress last changed
+    heard: bool = False  # it has said something
+    ended: bool = False  # it was told to end: nothing that it says counts any more
+    left: bool = False  # its program came to its end
+    met: bool = False  # it has asked for a generation
+    joined: bool = False  # it has been in one
+    asked: Position | None = None  # it waits for the next one
+    progress: int = 0
+    waiting: bool = False
+
+
 class Coordinator:
     """Membership of a run of `workers` workers, numbered from 0. Every event returns the actions to carry out.
+
+    - The first generation waits for every worker that is there. Later ones wait for the members of the one before: as
+      soon as each of them has asked, left or been lost, those that ask are the next, newcomers that have come by then
+      among them. If no member is left over, the replacements begin as at first.
+    - A worker that asks for a session which is over for the others is told so (`Past`) and comes back with the next.
+    - A lost worker is replaced, until one has come to the end of the program (`left` after having asked): then every
+      session is over and nobody can come in. Replacements that were never in a generation are ended at that moment;
+      members finish by themselves. A loss counts no longer: what the worker would have computed is computed.
+    - The run is over when no process is there. The exit code is 0 if the program came to its end on one worker at
+      least; a failure, a request to stop or too many losses, whichever comes first, decide otherwise.
+
+    Whoever feeds it reports everything that a worker said before it reports it lost, and tells workers what they are
+    told in the same order: a worker forgets Abort and Invite when the next Form or Past comes.
 
     Attributes:
         generation: the newest that was formed; 0 before the first.
         members: its workers in the order of ranks, without those lost since.
+
+    >>> coordinator = Coordinator(1)
+    >>> coordinator.begin(now=0.0)
+    [Start(worker=0)]
+    >>> coordinator.ask(0, Position(0, -1), now=0.2)  # doctest: +NORMALIZE_WHITESPACE
+    [Form(generation=1, members=(0,), position=Position(session=0, op=-1), donor=None, newcomers=frozenset())]
     """
 
-    def __init__(self, workers: int, limits: Limits = Limits()) -> None: ...
+    def __init__(self, workers: int, limits: Limits = Limits()) -> None:
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+            raise ValueError(f"workers must be a whole number above 0, got {workers!r}")
+        self.generation = 0
+        self.members: tuple[int, ...] = ()
+        self._count, self._limits = workers, limits
+        self._workers: dict[int, _Worker] = {}
+        self._position = Position(0, -1)  # where the newest generation was formed
+        self._aborted = False  # the newest generation has been told that it is over
+        self._invited = False  # its members have been told that somebody waits
+        self._somebody_left = False
+        self._complete = False  # a worker came to the end of the program: all sessions are over
+        self._losses = 0  # in a row without an op agreed on, as known when the newest generation was formed
+        self._recent = 0  # since then
+        self._begun = self._latest = self._ending = 0.0  # times: of begin, of the latest event, of Stop
+        self._outcome: Over | None = None  # how it will end, once Stop was said
+
+    # --- events -------------------------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> list[Action]:
         """Start the workers."""
+        self._begun = self._latest = now
+        return [self._start(worker, now) for worker in range(self._count)]
 
     def ask(self, worker: int, position: Position, now: float) -> list[Action]:
         """A worker asks for the next generation and waits for it (`Member.form`)."""
+        it = self._hear(worker, now)
+        if it is None or it.left:
+            return []
+        it.asked, it.met = position, True
+        actions: list[Action] = []
+        present = self._present()
+        if worker in present:
+            # Invited members regroup by themselves. Otherwise its group broke: maybe before we hear of a loss, maybe
+            # without one.
+            if not self._invited:
+                actions += self._abort(f"worker {worker} could not go on in it", now)
+        elif present and position.session < self._position.session:
+            it.asked = None
+            return [Past(worker, self._position)]
+        elif present and not (self._aborted or self._invited):
+            self._invited = True
+            actions.append(Invite(present))
+        return actions + self._form(now)
 
     def heartbeat(self, worker: int, progress: int, waiting: bool, now: float) -> list[Action]:
         """A worker is alive. `progress` counts its calls of `Member.progress`; `waiting`: it waits for others."""
+        it = self._hear(worker, now)
+        if it is not None and (it.progress, it.waiting) != (progress, waiting):
+            it.progress, it.waiting, it.moved = progress, waiting, now
+        return []
 
     def left(self, worker: int, now: float) -> list[Action]:
         """A worker's program came to its end (`Member.leave`); its process is about to exit."""
+        it = self._hear(worker, now)
+        if it is None:
+            return []
+        it.left, it.asked, it.moved, self._somebody_left = True, None, now, True
+        actions: list[Action] = []
+        if it.met and not self._complete:
+            self._complete = True
+            for other, its in self._workers.items():
+                if not (its.joined or its.left):
+                    actions += self._end(other, "the program came to its end before it could come in", now)
+        return actions + self._form(now)
 
     def failed(self, worker: int, report: Mapping[str, Any], now: float) -> list[Action]:
         """A worker's program raised (`Member.failed`): everybody ends, with this report; exit code 1."""
+        if self._hear(worker, now) is None:
+            return []
+        error = f"{report.get('error', 'an error')}: {report.get('message', '')}"
+        return self._stop(Over(1, f"worker {worker} failed with {error}", report), now)
 
     def lost(self, worker: int, reason: str, now: float) -> list[Action]:
         """A worker's process is gone, without having left or failed: or with, which is then its expected end."""
+        self._wake(now)
+        it = self._workers.pop(worker, None)
+        if it is None:
+            return []
+        actions = self._drop(worker, None if it.left else f"worker {worker} was lost: {reason}", now)
+        if self._outcome is None and not it.left:
+            others_done = self._somebody_left and all(its.left for its in self._workers.values())
+            if not (self._complete or others_done):
+                self._recent += 1
+                if self._recent >= self._limits.losses:
+                    return actions + self._give_up(self._recent, reason, now)
+                actions.append(self._start(worker, now))
+        actions += self._form(now)
+        if not self._workers:
+            actions.append(self._outcome or Over(0, "the program came to its end"))
+        return actions
 
     def stop(self, reason: str, now: float) -> list[Action]:
         """Ctrl-C or a request to end: everybody ends and leaves a run that can be resumed; exit code 130."""
+        self._wake(now)
+        return self._stop(Over(130, reason), now) if self._workers and self._outcome is None else []
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed: look for workers that have stopped, hang, or have not ended within the grace time."""
+        """Time has passed: look for workers that have stopped, hang, or have not ended within the grace time.
+
+        If nothing at all was called for twice the heartbeat, it was the caller that slept (it was stopped, or its
+        machine was): that time is not held against the workers.
+        """
+        self._wake(now)
+        actions: list[Action] = []
+        for due, worker, reason in list(self._judgements()):
+            if due <= now:
+                actions += self._abort(reason, now) if worker is None else self._end(worker, reason, now)
+        return actions + self._form(now)
 
     def deadline(self, now: float) -> float:
         """Seconds until `tick` should be called next."""
+        dues = [due for due, _, _ in self._judgements()]
+        if self._joining(self._latest) and self._limits.joining is not None:
+            dues.append(self._begun + self._limits.joining)
+        return max(0.0, min([now + self._limits.heartbeat / 2, *dues]) - now)
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    def _start(self, worker: int, now: float) -> Start:
+        self._workers[worker] = _Worker(seen=now, moved=now)
+        return Start(worker)
+
+    def _joining(self, now: float) -> bool:
+        """Whether the first generation still waits for workers that may come."""
+        joining = self._limits.joining
+        return self.generation == 0 and (joining is None or now < self._begun + joining)
+
+    def _wake(self, now: float) -> None:
+        asleep = now - self._latest
+        if asleep > 2 * self._limits.heartbeat:
+            for it in self._workers.values():
+                it.seen, it.moved = it.seen + asleep, it.moved + asleep
+        self._latest = now
+
+    def _hear(self, worker: int, now: float) -> _Worker | None:
+        """The worker that says something; None if what it says does not count any more."""
+        self._wake(now)
+        it = self._workers.get(worker)
+        if it is None or it.ended or self._outcome is not None:
+            return None
+        it.seen, it.heard = now, True
+        return it
+
+    def _present(self) -> tuple[int, ...]:
+        """The members of the newest generation that are in it or come back from it."""
+        return tuple(worker for worker in self.members if not self._workers[worker].left)
+
+    def _judgements(self) -> Iterator[tuple[float, int | None, str]]:
+        """When each worker is to be ended unless something happens before, and why; None: the generation."""
+        limits, present = self._limits, self._present()
+        for worker, it in self._workers.items():
+            if it.ended:
+                continue
+            if self._outcome is not None:
+                yield self._ending + limits.grace, worker, f"it did not end within {limits.grace:g} s"
+                continue
+            silence = limits.heartbeat if it.heard and not it.left else max(limits.heartbeat, _SILENT)
+            yield it.seen + silence, worker, f"it said nothing for {silence:g} s"
+            # After Abort nobody has to wait.
+            waits = it.asked is not None or (it.waiting and worker in present and not self._aborted)
+            if limits.hang is not None and it.heard and not waits:
+                yield it.moved + limits.hang, worker, f"it made no progress for {limits.hang:g} s"
+        inside = [self._workers[worker] for worker in present if self._workers[worker].asked is None]
+        if limits.hang is not None and not self._aborted and inside and all(it.waiting for it in inside):
+            due = max(it.moved for it in inside) + limits.hang
+            yield due, None, f"all its workers waited for one another for {limits.hang:g} s"
+
+    # --- generations --------------------------------------------------------------------------------------------------
+
+    def _drop(self, worker: int, reason: str | None, now: float) -> list[Action]:
+        """A worker is gone; the newest generation, if it was in it and did not leave in good order, has ended."""
+        if worker not in self.members:
+            return []
+        self.members = tuple(member for member in self.members if member != worker)
+        return [] if reason is None else self._abort(reason, now)
+
+    def _abort(self, reason: str, now: float) -> list[Action]:
+        if self._aborted:
+            return []
+        self._aborted = True
+        inside = tuple(worker for worker in self._present() if self._workers[worker].asked is None)
+        for worker in inside:
+            self._workers[worker].moved = now
+        return [Abort(self.generation, inside, reason)] if inside else []
+
+    def _form(self, now: float) -> list[Action]:
+        """Answer those that ask, if nobody has to be waited for."""
+        asking = {
+            worker: it.asked
+            for worker, it in sorted(self._workers.items())
+            if it.asked is not None and not it.ended
+        }
+        if not asking or self._outcome is not None:
+            return []
+        if self._complete:
+            return self._past(asking, max(self._position, *asking.values()))
+        if self.generation > 0 or self._joining(now):
+            # Workers that go through a session alone are not waited for; they may take as long as they like.
+            fresh = [worker for worker, it in self._workers.items() if not (it.met or it.left or it.ended)]
+            if any(worker not in asking for worker in self._present() or fresh):
+                return []
+        try:
+            agreed = agree(list(asking.values()))
+        except ValueError as error:
+            return self._stop(Over(3, f"the workers cannot go on together: {error}"), now)
+        struck = max(self._recent, int(self._aborted))
+        self._losses = struck if _further(agreed.position, self._position) else self._losses + struck
+        self._recent = 0
+        if self._losses >= self._limits.losses:
+            return self._give_up(self._losses, "each time before the next op was agreed on", now)
+        workers = list(asking)
+        self.generation += 1
+        self.members = tuple(workers[i] for i in agreed.members)
+        self._position, self._aborted, self._invited = agreed.position, False, False
+        for worker in self.members:
+            it = self._workers[worker]
+            it.joined, it.asked, it.moved, it.waiting = True, None, now, False
+        donor = None if agreed.donor is None else workers[agreed.donor]
+        newcomers = frozenset(workers[i] for i in agreed.newcomers)
+        form = Form(self.generation, self.members, agreed.position, donor, newcomers)
+        return [
+            form,
+            *self._past([worker for worker in workers if worker not in self.members], agreed.position),
+        ]
+
+    def _past(self, workers: Iterable[int], position: Position) -> list[Action]:
+        for worker in workers:
+            self._workers[worker].asked = None
+        return [Past(worker, position) for worker in workers]
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _end(self, worker: int, reason: str, now: float) -> list[Action]:
+        """End one worker; the others need not wait until it is gone."""
+        if self._workers[worker].ended:
+            return []
+        self._workers[worker].ended = True
+        actions = self._drop(worker, f"worker {worker} is ended: {reason}", now)
+        return [*actions, End(worker, reason)]
+
+    def _stop(self, outcome: Over, now: float) -> list[Action]:
+        self._outcome, self._ending = outcome, now
+        actions = self._abort(outcome.reason, now)
+        live = tuple(worker for worker, it in self._workers.items() if not it.ended)
+        if live:
+            actions.append(Stop(live, outcome.reason))
+        return actions if self._workers else [*actions, outcome]
+
+    def _give_up(self, losses: int, reason: str, now: float) -> list[Action]:
+        text = f"{losses} losses of workers without an op agreed on in between ({reason})"
+        return self._stop(Over(3, f"{text}; the same command resumes the run"), now)
+
+
+def _further(position: Position, than: Position) -> bool:
+    """Whether an op was agreed on between two positions; taking a state is none."""
+    return (position.session, max(position.op, 0)) > (than.session, max(than.op, 0))
