@@ -177,7 +177,7 @@ class Group(ABC):
         Raises:
             ValueError: shapes or dtypes differ between the workers.
         """
-        given = np.ascontiguousarray(array)
+        given = np.asarray(array)
         kinds = self.gather_objects((given.dtype.str, given.shape))
         if any(kind != kinds[0] for kind in kinds):
             raise ValueError(f"all_reduce: the workers' arrays differ in dtype or shape: {kinds}")
