@@ -60,6 +60,7 @@ def backward(
     targets: Sequence[Target] | None = None,
     retain_graph: bool = False,
     create_graph: bool = False,
+    on_reach: Callable[[Container[Target]], None] | None = None,
     on_ready: Callable[[Leaf], None] | None = None,
 ) -> list[Any]:
     """Propagate gradients from `roots` to the leaves, or to `targets` alone.
@@ -72,6 +73,7 @@ def backward(
             through the nearer is not counted. When None, every leaf reached accumulates into its `grad`.
         retain_graph: keep what the nodes saved, for another sweep.
         create_graph: record the sweep itself, for derivatives of higher order.
+        on_reach: called first, with the nodes and leaves that are reached: no other leaf will receive anything.
         on_ready: called with each leaf at the moment its last contribution has landed (also when every path to it
             turned out to carry none): the event on which a reducer may start sending.
 
@@ -79,6 +81,8 @@ def backward(
         RuntimeError: the graph was already freed, or an array that a rule needs was overwritten after it was saved.
     """
     uses = reach([node for node, _ in roots], set(targets or ()))
+    if on_reach is not None:
+        on_reach(uses)
     wanted = None if targets is None else _leading_to(uses, targets)
     found: dict[Target, Any] = dict.fromkeys(targets or ())
     grads: dict[Target, Any] = {}

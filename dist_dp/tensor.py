@@ -10,7 +10,7 @@ differentiates unchanged.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 import numpy as np
@@ -262,6 +262,7 @@ class Tensor(Methods):
         gradient: TensorLike | None = None,
         retain_graph: bool = False,
         create_graph: bool = False,
+        on_reach: Callable[[Container[Any]], None] | None = None,
         on_ready: Callable[[Leaf], None] | None = None,
     ) -> None:
         """Add the gradient of this tensor to `grad` of every leaf it was computed from.
@@ -270,6 +271,7 @@ class Tensor(Methods):
             gradient: the gradient of the final loss with respect to this tensor; 1 for a scalar.
             retain_graph: keep the saved arrays for another backward through the same graph.
             create_graph: record the backward pass too, so that the gradients can be differentiated.
+            on_reach: called first, with the nodes and leaf accumulators that are reached.
             on_ready: called with each leaf's accumulator when its last contribution has landed.
 
         Raises:
@@ -296,7 +298,11 @@ class Tensor(Methods):
         else:
             g = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, dtype=self.dtype)
         sweeps.backward(
-            [(self.node, g)], retain_graph=retain_graph, create_graph=create_graph, on_ready=on_ready
+            [(self.node, g)],
+            retain_graph=retain_graph,
+            create_graph=create_graph,
+            on_reach=on_reach,
+            on_ready=on_ready,
         )
 
     def register_hook(self, hook: Hook) -> Callable[[], None]:

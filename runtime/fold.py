@@ -157,6 +157,27 @@ class Fold(Generic[T]):
         self._next += 1
         _put(self._stack, leaf, value, self._shards, self._add)
 
+    def merging(self) -> tuple[list[T], Span]:
+        """The held values that the next leaf will be added to, in this order, and the span of their sum.
+
+        >>> fold = Fold(4, lambda left, right: f"({left}+{right})")
+        >>> for leaf in "abc":
+        ...     fold.push(leaf)
+        >>> fold.merging()
+        (['c', '(a+b)'], (0, 4))
+        """
+        span, values = (self._next, self._next + 1), []
+        for left_span, left in reversed(self._stack):
+            if not _are_siblings(left_span, span, self._shards):
+                break
+            values.append(left)
+            span = (left_span[0], span[1])
+        return values, span
+
+    def held(self) -> dict[Span, T]:
+        """The values held now, by their spans: the partial sums of the leaves pushed so far."""
+        return dict(self._stack)
+
     def partials(self) -> dict[Span, T]:
         """The partial sum of each maximal subtree of the range: the keys are ``subtrees(lo, hi, shards)``.
 
@@ -167,7 +188,7 @@ class Fold(Generic[T]):
             raise ValueError(
                 f"the range [{self._lo}, {self._hi}) misses its leaves from {self._next} on; push them first"
             )
-        return dict(self._stack)
+        return self.held()
 
     @property
     def root(self) -> T:

@@ -98,21 +98,28 @@ class GradientBuffer:
 
     def seal(self) -> None:
         """Take note of which parameters received a gradient since `receive`; those that did not hold zeros."""
-        touched = []
-        for p, view in self.slots:
-            leaf = p.node
-            has_gradient = leaf is not None and leaf.grad is not None
-            touched.append(has_gradient)
-            if not has_gradient:
-                view.fill(0)
-            elif leaf.grad is not view:  # one with a history (create_graph=True), or another buffer's
-                view[...] = leaf.grad.data if isinstance(leaf.grad, Tensor) else leaf.grad
-        self.touched[:] = touched
+        for index in range(len(self.slots)):
+            self.seal_one(index)
 
-    def add(self, other: GradientBuffer) -> GradientBuffer:
-        """Add `other` into this buffer, element by element; returns this buffer."""
-        for mine, theirs in zip(self.arrays, other.arrays, strict=True):
-            np.add(mine, theirs, mine)
+    def seal_one(self, index: int) -> None:
+        """Take note of whether one parameter received a gradient; nothing comes to it any more."""
+        p, view = self.slots[index]
+        leaf = p.node
+        self.touched[index] = has_gradient = leaf is not None and leaf.grad is not None
+        if not has_gradient:
+            view.fill(0)
+        elif leaf.grad is not view:  # one with a history (create_graph=True), or another buffer's
+            view[...] = leaf.grad.data if isinstance(leaf.grad, Tensor) else leaf.grad
+
+    def add(self, other: GradientBuffer, arrays: bool = True) -> GradientBuffer:
+        """Add `other` into this buffer, element by element; returns this buffer.
+
+        Args:
+            arrays: False if the arrays were added before, so that only `touched` is left.
+        """
+        if arrays:
+            for mine, theirs in zip(self.arrays, other.arrays, strict=True):
+                np.add(mine, theirs, mine)
         np.logical_or(self.touched, other.touched, self.touched)
         return self
 

@@ -41,16 +41,20 @@ class ContributionSum:
     """Adds contributions in place; a gradient buffer that is emptied by an addition goes back to the pool.
 
     At most log2(shards) + 1 buffers are in use at once, because the tree adds two as soon as both are complete.
+
+    Attributes:
+        arrays_added: the arrays themselves were added already, bucket by bucket (`overlap.py`).
     """
 
     def __init__(self, pool: list[GradientBuffer]) -> None:
         self._pool = pool
+        self.arrays_added = False
 
     def __call__(self, left: Contribution, right: Contribution) -> Contribution:
         if left.gradients is None:
             left.gradients = right.gradients
         elif right.gradients is not None:
-            left.gradients.add(right.gradients)
+            left.gradients.add(right.gradients, arrays=not self.arrays_added)
             self._pool.append(right.gradients)
         left.weight += right.weight
         _add(left.metrics, right.metrics)

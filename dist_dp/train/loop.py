@@ -23,8 +23,8 @@ import numpy as np
 from runtime import faults
 from runtime.events import Sink
 from runtime.fingerprint import fingerprint, pin_blas_threads
-from runtime.fold import Fold, most_held
-from runtime.group import Group, GroupBroken, Memory
+from runtime.fold import Fold, Span, most_held
+from runtime.group import Exchange, Group, GroupBroken, Memory
 from runtime.launch import blas_threads
 from runtime.member import Formation, SoloMember, acting_as, current
 from runtime.message import decode, encode
@@ -35,6 +35,7 @@ from ..data import Batches, as_source, prefetch
 from ..nn import BufferProposals, Module, buffer_proposals
 from ..optim import GradientBuffer, Optimizer
 from .contribution import Contribution, ContributionSum
+from .overlap import BUCKET_BYTES, Overlap, buckets_of
 from .progress import Progress
 from .record import Record
 from .run_directory import MANIFEST_FORMAT, RunDirectory, program, refuse_other_worker
@@ -57,6 +58,7 @@ class Options(TypedDict, total=False):
     keep_last: int
     keep_every: int | None
     prefetch: int
+    overlap: bool | None
     progress: bool | None
     sinks: Sequence[Sink]
 
@@ -73,6 +75,7 @@ DEFAULTS: Options = {
     "keep_last": 3,
     "keep_every": None,
     "prefetch": 2,
+    "overlap": False,
     "progress": None,
     "sinks": (),
 }
@@ -222,7 +225,8 @@ class Steps:
         started = time.perf_counter()
         epoch, _ = self.batches.locate(step)
         lo, hi = self._range
-        fold = Fold(self.batches.shards, ContributionSum(self._pool), lo, hi)
+        adding, overlap = ContributionSum(self._pool), None
+        fold = Fold(self.batches.shards, adding, lo, hi)
         for index in range(lo, hi):
             if group.broken:
                 raise GroupBroken("the generation ended while this worker computed")
@@ -233,25 +237,37 @@ class Steps:
                 fold.push(Contribution())  # more shards than examples: nothing to compute, nothing to add
                 continue
             rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
-            shard = Shard(batch, indices, step, epoch, index, rng)
             gradients = self._pool.pop()
             gradients.receive()
+            if self._options["overlap"] and group.size > 1 and index == hi - 1:
+                overlap = Overlap(self._memory, self._places, self._slots, fold, gradients, self._start)
+            shard = Shard(batch, indices, step, epoch, index, rng, overlap)
             for p in self._others:
                 p.node.clear()
             # What the body itself calls of dist_dp (an evaluation, say) is this worker's own affair.
             with random.scope(rng), buffer_proposals() as proposals, acting_as(SoloMember()):
                 yield shard
-            fold.push(self._contribution(shard, gradients, proposals))
+            begun = overlap and overlap.exchange
+            adding.arrays_added = begun is not None
+            fold.push(self._contribution(shard, gradients, proposals, sealed=begun is not None))
         partials = fold.partials()
         values = {span: self._slots.get(id(part.gradients)) for span, part in partials.items()}
         total, arrays, touched = self._session.fold(
-            f"at step {step}", partials, self.batches.shards, self._memory, values
+            f"at step {step}",
+            partials,
+            self.batches.shards,
+            self._memory,
+            values,
+            overlap.exchange if overlap else None,
         )
         self._pool = list(self._buffers)
         if arrays is not None:
             total.gradients = self._total(arrays)
             total.gradients.touched[:] = touched
         self._commit(total, epoch, time.perf_counter() - started)
+
+    def _start(self, values: dict[Span, int | None]) -> Exchange:
+        return self._session.group.start(self._memory, values, self.batches.shards)
 
     def _load(self, key: tuple[int, int]) -> tuple[Any, Any]:
         step, shard = key
@@ -261,7 +277,7 @@ class Steps:
             return indices, self.source.take(indices) if len(indices) else None
 
     def _contribution(
-        self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals
+        self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals, sealed: bool
     ) -> Contribution:
         self._computed += 1
         self._took_part += shard.weight > 0
@@ -273,7 +289,8 @@ class Steps:
                 )
             self._pool.append(gradients)
             return Contribution()
-        gradients.seal()
+        if not sealed:
+            gradients.seal()
         weight = shard.weight
         names = self._buffer_names
         return Contribution(
@@ -347,8 +364,10 @@ class Steps:
             self._hand_over(formation)
         lo, hi = self._range = self._session.range(self.batches.shards)
         count = most_held(lo, hi, self.batches.shards)
-        self._memory: Memory = group.reserve(self.optimizer.layout, count)
+        bucket_bytes = BUCKET_BYTES if self._options["overlap"] else None
+        self._memory: Memory = group.reserve(self.optimizer.layout, count, bucket_bytes)
         self._buffers = [self.optimizer.new_gradients(arrays) for arrays in self._memory.buffers]
+        self._places = buckets_of(self._memory, self._buffers[0]) if self._buffers else ([], [])
         self._slots = {id(buffer): i for i, buffer in enumerate(self._buffers)}
         self._pool = list(self._buffers)
         self._totals: dict[tuple[int, ...], GradientBuffer] = {}

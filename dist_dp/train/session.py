@@ -20,7 +20,7 @@ from typing import Any
 
 from runtime import faults
 from runtime.fold import Span, balanced_ranges
-from runtime.group import Group, GroupBroken, Memory, Total
+from runtime.group import Exchange, Group, GroupBroken, Memory, Total
 from runtime.member import Formation, Member, Position, current
 
 from .contribution import Contribution, note, total_of
@@ -84,6 +84,7 @@ class Session:
         leaves: int,
         memory: Memory,
         values: Mapping[Span, int | None],
+        begun: Exchange | None = None,
     ) -> tuple[Contribution, list[Any] | None, Any]:
         """Add the contributions of all workers in the order of the tree. Returns when all of them hold the total.
 
@@ -94,6 +95,7 @@ class Session:
             kind: what the op is, in words; it must be the same on every worker.
             partials: by subtree of this worker's range.
             memory, values: where their gradients lie (`runtime.group.Group.start`).
+            begun: the exchange, if it was started already.
 
         Raises:
             GroupBroken: the generation ended and nothing was agreed on: join again, and compute again.
@@ -103,7 +105,7 @@ class Session:
         self.member.progress(step, "exchange")
         try:
             faults.here("exchange", step)
-            exchange = group.start(memory, values, leaves)
+            exchange = begun or group.start(memory, values, leaves)
             faults.here("exchange-started", step)
             total = exchange.finish(note(kind, partials), self.member.regroup_wanted)
             faults.here("agreed", step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ..random import Stream
 from ..tape import Leaf
 from ..tensor import Tensor
+
+if TYPE_CHECKING:
+    from .overlap import Overlap
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -34,13 +37,21 @@ class Shard:
     """
 
     def __init__(
-        self, batch: Any, indices: NDArray[np.int64], step: int, epoch: int, index: int, rng: Stream
+        self,
+        batch: Any,
+        indices: NDArray[np.int64],
+        step: int,
+        epoch: int,
+        index: int,
+        rng: Stream,
+        overlap: Overlap | None = None,
     ) -> None:
         self.batch, self.indices, self.rng = batch, indices, rng
         self.step, self.epoch, self.index = step, epoch, index
         self.weight = 0.0
         self.metrics: dict[str, float] = {}
         self._loss, self._loss_logged = 0.0, False
+        self._overlap = overlap
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -74,7 +85,16 @@ class Shard:
                 f"loss is {value} at step {self.step}, shard {self.index}, examples {_listed(self.indices)}; "
                 "dist_dp.debug.anomaly() finds the operation it comes from"
             )
-        loss.backward(np.full(loss.shape, w, loss.dtype))
+        gradient = np.full(loss.shape, w, loss.dtype)
+        if self._overlap is None:
+            loss.backward(gradient)
+        elif self.weight == 0:
+            loss.backward(gradient, on_reach=self._overlap.begin, on_ready=self._overlap.ready)
+        else:
+            raise RuntimeError(
+                f"shard.backward was called twice in step {self.step}, shard {self.index}, but with overlap=True the "
+                "gradients are on their way after the first; add the losses up, or give overlap=False"
+            )
         self.weight += w
         self._loss += w * value
         if not self._loss_logged:
