@@ -1,0 +1,134 @@
+"""What only the shared-memory transport has: its file, its words, and processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transports.clusters import check, shm
+from transports.test_abort import Died, dies
+
+from runtime.group import Group
+from runtime.transports.shm import ShmGroup
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_worker_dies_at_every_word_that_it_writes(size: int, after: bool) -> None:
+    """Just before the word or just after: each is a moment at which the others see something else."""
+    for doomed in {0, size - 1}:
+        landed = 0
+        while _dies_at_word(size, doomed, landed, after):
+            landed += 1
+        # Of reserve one; of each exchange: started, one bucket, all buckets, the note, folded.
+        assert landed == 1 + 2 * 5
+
+
+def _dies_at_word(size: int, doomed: int, word: int, after: bool) -> bool:
+    with shm(size) as groups:
+        publish, left = groups[doomed].segment.publish, word
+
+        def dying(place: int, value: int) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0 and not after:
+                raise Died
+            publish(place, value)
+            if left < 0:
+                raise Died
+
+        groups[doomed].segment.publish = dying  # type: ignore[method-assign]
+        return dies(groups, doomed, lambda place: False)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_file_has_no_name(portable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if portable:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    descriptor = ShmGroup.new_file(2)
+    try:
+        assert os.fstat(descriptor).st_nlink == 0
+        assert not os.get_inheritable(descriptor)
+        groups = [ShmGroup(descriptor, rank, 2) for rank in range(2)]
+        check(groups, lambda group: group.all_reduce(np.ones(10_000)))
+    finally:
+        os.close(descriptor)
+
+
+def test_memory_that_nobody_uses_is_used_again() -> None:
+    descriptor = ShmGroup.new_file(2)
+    groups = [ShmGroup(descriptor, rank, 2) for rank in range(2)]
+
+    def size() -> int:
+        return os.fstat(descriptor).st_size
+
+    def reduce(group: Group) -> None:
+        for _ in range(20):
+            group.all_reduce(np.ones(100_000))
+
+    bare = size()
+    check(groups, reduce)
+    assert (
+        size() - bare < 3 * 3 * 900_000
+    )  # two regions of three arrays each: the last one and the one before
+    kept: list[object] = []
+    check(groups, lambda group: kept.append(group.reserve((("<f8", 100_000),), 1)))
+    check(groups, reduce)
+    assert size() - bare < 4 * 3 * 900_000
+    kept.clear()
+    check(groups, lambda group: group.all_reduce(1.0))
+    check(groups, lambda group: group.all_reduce(1.0))
+    check(groups, lambda group: group.all_reduce(1.0))
+    assert size() - bare < 3 * 900_000
+    os.close(descriptor)
+
+
+def _start(descriptor: int, rank: int, size: int, place: str) -> subprocess.Popen[str]:
+    program = Path(__file__).with_name("shm_worker.py")
+    return subprocess.Popen(
+        [sys.executable, str(program), str(descriptor), str(rank), str(size), place],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[descriptor],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.process
+def test_a_process_is_killed_in_each_phase() -> None:
+    landed = 0
+    for place in ("reserve", "start", "ready", "finish", "before folded", "after folded"):
+        descriptor = ShmGroup.new_file(3)
+        workers = [_start(descriptor, rank, 3, place if rank == 1 else "") for rank in range(3)]
+        group = ShmGroup(descriptor, 0, 3)  # any process that has the file may end the generation
+        os.close(descriptor)
+        assert workers[1].stdout is not None
+        assert workers[1].stdout.readline() == "here\n"
+        workers[1].kill()
+        landed += workers[1].wait() == -9
+        group.abort()
+        held = [w.communicate(timeout=20)[0].split() for i, w in enumerate(workers) if i != 1]
+        assert [w.returncode for w in workers] == [0, -9, 0]
+        assert held[0] == held[1], f"{place}: the survivors do not hold the same"
+        exchanges = {"reserve": 0, "after folded": 3}.get(place, 2)
+        assert held[0] == ["held", str(exchanges), "files", "0"], place
+        workers[1].stdout.close()
+    assert landed == 6
+
+
+@pytest.mark.process
+def test_more_workers_than_cores_progress() -> None:
+    size = 3 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 6
+    size = min(size, 12)
+    descriptor = ShmGroup.new_file(size)
+    workers = [_start(descriptor, rank, size, "") for rank in range(size)]
+    os.close(descriptor)
+    for worker in workers:
+        assert worker.communicate(timeout=60)[0].split() == ["held", "200", "files", "0"]
+        assert worker.returncode == 0
