@@ -1,6 +1,6 @@
 """A worker of `test_shm.py`: 200 exchanges, unless it comes to the place where it waits to be killed.
 
-Arguments: descriptor, rank, size, place (in the third exchange; "" for none). At the end it says how many totals it
+Arguments: descriptor, rank, size, place ("" for none; turn 2 is the third exchange). At the end it says how many totals it
 holds, the pending one with them, and how many files with a name it has mapped to share memory.
 """
 
@@ -13,59 +13,53 @@ from pathlib import Path
 from runtime.group import GroupBroken, Total
 from runtime.transports.shm import ShmGroup
 
-descriptor, rank, size = map(int, sys.argv[1:4])
-place = sys.argv[4]
+
+def main(descriptor: int, rank: int, size: int, place: str) -> None:
+    def at(here: str) -> None:
+        if here == place:
+            print("here", flush=True)
+            signal.pause()
+
+    group = ShmGroup(descriptor, rank, size)
+    segment, publish = group.segment, group.segment.publish
+
+    def publishing(word: int, value: int) -> None:
+        folded = word == segment.folded[rank] and value == 3
+        if folded:
+            at("before folded")
+        publish(word, value)
+        if folded:
+            at("after folded")
+
+    segment.publish = publishing  # type: ignore[method-assign]
+
+    def check(total: Total, turn: int) -> None:
+        assert total.arrays is not None
+        assert (total.arrays[0] == sum(range(size)) + size * turn).all()
+
+    held = 0
+    try:
+        at("reserve")
+        memory = group.reserve((("<f4", 10_000),), 1, bucket_bytes=8192)
+        for turn in range(200):
+            memory.buffers[0][0][...] = rank + turn
+            exchange = group.start(memory, {(rank, rank + 1): 0}, size)
+            at(f"start {turn}")
+            exchange.ready(2)
+            at(f"ready {turn}")
+            exchange.ready(5)
+            at(f"finish {turn}")
+            check(exchange.finish(), turn)
+            held += 1
+    except GroupBroken:
+        total = group.pending()
+        if total is not None:
+            check(total, held)
+            held += 1
+    maps = Path("/proc/self/maps")
+    named = [line for line in maps.read_text().splitlines() if "/dev/shm/" in line] if maps.exists() else []
+    print("held", held, "files", len(named))
 
 
-def at(here: str) -> None:
-    if here == place:
-        print("here", flush=True)
-        signal.pause()
-
-
-group = ShmGroup(descriptor, rank, size)
-segment, publish = group.segment, group.segment.publish
-
-
-def publishing(word: int, value: int) -> None:
-    folded = word == segment.folded[rank] and value == 3
-    if folded:
-        at("before folded")
-    publish(word, value)
-    if folded:
-        at("after folded")
-
-
-segment.publish = publishing  # type: ignore[method-assign]
-
-
-def check(total: Total, turn: int) -> None:
-    assert total.arrays is not None
-    assert (total.arrays[0] == sum(range(size)) + size * turn).all()
-
-
-held = 0
-try:
-    at("reserve")
-    memory = group.reserve((("<f4", 10_000),), 1, bucket_bytes=8192)
-    for turn in range(200):
-        memory.buffers[0][0][...] = rank + turn
-        exchange = group.start(memory, {(rank, rank + 1): 0}, size)
-        if turn == 2:
-            at("start")
-        exchange.ready(2)
-        if turn == 2:
-            at("ready")
-        exchange.ready(5)
-        if turn == 2:
-            at("finish")
-        check(exchange.finish(), turn)
-        held += 1
-except GroupBroken:
-    total = group.pending()
-    if total is not None:
-        check(total, held)
-        held += 1
-maps = Path("/proc/self/maps")
-named = [line for line in maps.read_text().splitlines() if "/dev/shm/" in line] if maps.exists() else []
-print("held", held, "files", len(named))
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:4]), sys.argv[4])

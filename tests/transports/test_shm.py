@@ -103,7 +103,7 @@ def _start(descriptor: int, rank: int, size: int, place: str) -> subprocess.Pope
 @pytest.mark.process
 def test_a_process_is_killed_in_each_phase() -> None:
     landed = 0
-    for place in ("reserve", "start", "ready", "finish", "before folded", "after folded"):
+    for place in ("reserve", "start 2", "ready 2", "finish 2", "before folded", "after folded"):
         descriptor = ShmGroup.new_file(3)
         workers = [_start(descriptor, rank, 3, place if rank == 1 else "") for rank in range(3)]
         group = ShmGroup(descriptor, 0, 3)  # any process that has the file may end the generation
