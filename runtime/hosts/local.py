@@ -59,6 +59,9 @@ class _Process:
     address: Any = None  # where the other workers reach it, if it told
     ended: str = ""  # why it was ended from here
     gone: bool = False
+    alive: tuple[int, bool] = (0, True)  # its newest heartbeat: progress, waiting
+    heard: float = 0.0  # when it last gave a sign of life
+    worked: int = 0  # what it had computed by then
 
     @property
     def status(self) -> str:
@@ -70,6 +73,18 @@ class _Process:
             return self.ended
         names = {s.value: s.name for s in signal.Signals}
         return f"its process was ended by {names.get(-code, f'signal {-code}')}"
+
+
+def _work(pid: int) -> int:
+    """A number that grows as a process computes, where the system tells (Linux); 0 if it is stopped."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()  # from the third field of proc(5) on
+    except OSError:
+        return 0
+    return (
+        0 if fields[0] in "Tt" else int(fields[11]) + int(fields[12])
+    )  # ticks, in user mode and in the kernel
 
 
 class LocalHost:
@@ -102,7 +117,7 @@ class LocalHost:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r:.80}")
         self._command, self._workers, self._backend, self._logs = list(command), workers, backend, logs
-        self._coordinator = Coordinator(workers, limits)
+        self._coordinator, self._patience = Coordinator(workers, limits), limits.heartbeat
         self._environment = {**os.environ, **(environment or {})}
         threads = self._environment.setdefault(launch.THREADS, "1")
         self._environment |= dict.fromkeys(launch.THREAD_VARIABLES, threads)
@@ -177,8 +192,18 @@ class LocalHost:
         if blind:
             for process in list(self._processes.values()):
                 self._look(process)
+        self._vouch()
         # Last: if this process itself stood still for a while, the heartbeats of the workers have been read by now.
         self._do(self._coordinator.tick(time.monotonic()))
+
+    def _vouch(self) -> None:
+        """Take work for a sign of life: a long call into C may keep the thread that sends heartbeats from running."""
+        now = time.monotonic()
+        for process in list(self._processes.values()):
+            if process.heard and now - process.heard > self._patience / 4:
+                before, process.heard, process.worked = process.worked, now, _work(process.popen.pid)
+                if process.worked > before:
+                    self._do(self._coordinator.heartbeat(process.worker, *process.alive, now))
 
     def _stop_requested(self) -> None:
         self._wake.recv(_READ)
@@ -204,7 +229,9 @@ class LocalHost:
         worker, now = process.worker, time.monotonic()
         match message["say"]:
             case "alive":
-                actions = self._coordinator.heartbeat(worker, message["progress"], message["waiting"], now)
+                process.alive = message["progress"], message["waiting"]
+                process.heard, process.worked = now, _work(process.popen.pid)
+                actions = self._coordinator.heartbeat(worker, *process.alive, now)
             case "ask":
                 process.address = message["address"]
                 actions = self._coordinator.ask(worker, Position(*message["position"]), now)
