@@ -25,7 +25,6 @@ from __future__ import annotations
 import struct
 import threading
 import time
-import zlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -142,6 +141,7 @@ class MessageGroup(Group):
         self._heads: dict[int, tuple[bytearray, Transfer]] = {}  # posted, and come but not looked at
         self._inbox: list[deque[_Frame]] = [deque() for _ in range(self.size)]
         self._scratch = np.empty(0, np.uint8)
+        self._memories = 0
 
     # --- what Group asks for ------------------------------------------------------------------------------------------
 
@@ -152,8 +152,12 @@ class MessageGroup(Group):
         return self._ended is not None or bool(self._links.lost)
 
     def reserve(self, layout: Layout, count: int, bucket_bytes: int | None = None) -> Memory:
+        asked = self.gather_objects(([list(part) for part in layout], bucket_bytes))
+        if any(other != asked[0] for other in asked):
+            raise ValueError(f"reserve: the workers ask for different layouts or buckets: {asked}")
         buffers = [[np.empty(size, dtype) for dtype, size in layout] for _ in range(count)]
-        return _Memory(layout, cut(layout, bucket_bytes), buffers)
+        self._memories += 1
+        return _Memory(layout, cut(layout, bucket_bytes), buffers, self._memories)
 
     def start(self, memory: Memory, values: Mapping[Span, int | None], shards: int) -> Exchange:
         assert isinstance(memory, _Memory), "memory: of another group; reserve it here"
@@ -353,10 +357,12 @@ SHARE_BYTES = 1 << 18
 class _Memory(Memory):
     """Buffers, and beside them where totals are put together."""
 
-    def __init__(self, layout: Layout, buckets: Sequence[Bucket], buffers: Sequence[Sequence[Array]]) -> None:
+    def __init__(
+        self, layout: Layout, buckets: Sequence[Bucket], buffers: Sequence[Sequence[Array]], number: int
+    ) -> None:
         super().__init__(layout, buckets, buffers)
         self.totals = [np.empty(size, dtype) for dtype, size in layout]
-        self.fingerprint = zlib.crc32(repr((layout, self.buckets)).encode())
+        self.number = number  # the same on every worker
 
     def pieces(self, workers: int) -> list[tuple[int, Bucket]]:
         """Each piece, and the number of buckets that must be ready for it."""
@@ -446,7 +452,7 @@ class _Exchange(Exchange):
 
     def _open(self, whole: bool) -> None:
         spans = [(lo, hi, arrays is not None) for (lo, hi), arrays in self._mine.items()]
-        numbers = (self._shards, self._memory.fingerprint, *(n for span in spans for n in span))
+        numbers = (self._shards, self._memory.number, *(n for span in spans for n in span))
         payload = struct.pack(f"<{len(numbers)}q", *numbers)
         for peer in self._group._peers:
             self._sends += self._group._post_frame(peer, _OPENING, payload, flag=whole)
@@ -461,16 +467,12 @@ class _Exchange(Exchange):
         ]
         self._absent = {s: None for s, arrays in self._mine.items() if arrays is None}
         for peer, frame in frames.items():
-            shards, fingerprint, *numbers = struct.unpack(f"<{len(frame.payload) // 8}q", frame.payload)
-            if (shards, fingerprint) != (self._shards, self._memory.fingerprint):
-                raise ValueError(
-                    f"the workers of an exchange must use the same shards, layout and buckets; worker {group.rank} has "
-                    f"{self._shards} shards and layout {self._memory.layout}, worker {peer} has {shards} shards"
-                    + (
-                        " and the same layout"
-                        if fingerprint == self._memory.fingerprint
-                        else " and another layout"
-                    )
+            shards, memory, *numbers = struct.unpack(f"<{len(frame.payload) // 8}q", frame.payload)
+            if (shards, memory) != (self._shards, self._memory.number):
+                raise RuntimeError(
+                    "the workers of an exchange must name the same memory and number of shards; "
+                    f"worker {group.rank} has memory {self._memory.number} and {self._shards} shards, "
+                    f"worker {peer} has memory {memory} and {shards} shards"
                 ) from group._break("the workers' exchanges differ")
             spans = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
             self._spans[peer] = [(lo, hi) for lo, hi, present in spans if present]
