@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 import numpy as np
 
 from runtime import faults
-from runtime.events import Sink
+from runtime.events import Event, Sink
 from runtime.fingerprint import fingerprint, pin_blas_threads
 from runtime.fold import Fold, Span, most_held
 from runtime.group import Exchange, Group, GroupBroken, Memory
@@ -413,10 +413,12 @@ class Steps:
 
     def _packed(self) -> bytes:
         arrays, optimizer = self.state.saved()
-        return encode((arrays, optimizer, self.step, self._validated, self.metrics))
+        recent = [(e.kind, e.step, dict(e.values), e.time) for e in self._record.recent]
+        return encode((arrays, optimizer, self.step, self._validated, self.metrics, recent))
 
     def _unpack(self, packed: bytes) -> None:
-        arrays, optimizer, self.step, self._validated, self.metrics = decode(packed)
+        arrays, optimizer, self.step, self._validated, self.metrics, recent = decode(packed)
+        self._record.recent = [Event(*event) for event in recent]
         self._committed = False
         self.state.restore(arrays, optimizer)
         self._committed = self._validated == self.step

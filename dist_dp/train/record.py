@@ -41,6 +41,7 @@ class Record:
 
     Attributes:
         writing: whether this worker writes.
+        recent: what the newest step was reported as; known also where it is not written.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Record:
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self.writing = False
+        self.recent: list[Event] = []
 
     def open(self, manifest: dict[str, Any], takeover: bool = False) -> None:
         """Begin to write: take the run directory, check that it is this run, open the sinks.
@@ -115,13 +117,21 @@ class Record:
         return found
 
     def go_on_from(self, step: int) -> None:
-        """Events after this step are forgotten: those steps are done again."""
+        """Events after this step are forgotten: those steps are done again.
+
+        What is known here of the step itself is written anew: the writer before may have been lost in between.
+        """
         if self._log is not None:
-            self._log.truncate_after(step)
+            self._log.truncate_after(step - 1 if self.recent else step)
+            for event in self.recent:
+                self._log.emit(event)
 
     def emit(self, kind: str, step: int, **values: Any) -> None:
         """Report something that happened at a step to every sink."""
-        self._sink.emit(Event(kind, step, values))
+        event = Event(kind, step, values)
+        if kind in ("step", "validation"):
+            self.recent = [e for e in self.recent if e.step == step] + [event]
+        self._sink.emit(event)
 
     def warn(self, message: str, step: int) -> None:
         self.emit("warning", step, message=message)

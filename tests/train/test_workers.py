@@ -1,0 +1,104 @@
+"""Any number of workers, and any of them dying anywhere: the digest of the undisturbed one-process run.
+
+Workers are threads here (`cluster.py`), so that every place of death can be tried; `tests/faults` does the same with
+processes and signals."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from train.cluster import Cluster, Death
+from train.conftest import arrays, loss, make
+
+import dist_dp as dp
+from dist_dp.train import loop, session
+from runtime.events import read_events
+
+PHASES = ("shard", "exchange", "exchange-started", "agreed", "apply", "committed")
+
+
+def program(run: Path | None = None, **options: Any) -> Any:
+    """2 epochs of 5 steps with a validation after each, then an evaluation: what one worker does."""
+    model, optimizer = make()
+    settings_: dict[str, Any] = {"batch_size": 10, "epochs": 2, "shards": 4, "seed": 11, "progress": False}
+    held_out = arrays(23)
+    result = dp.fit(
+        model, loss, optimizer, arrays(), validation=held_out, run=run, **{**settings_, **options}
+    )
+    return result, dp.evaluate(model, loss, held_out, batch_size=4)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 5, 8, 13])
+def test_the_number_of_workers_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, shards: int, overlap: bool
+) -> None:
+    """13 shards of 10 examples: some are empty."""
+    monkeypatch.setattr(loop, "BUCKET_BYTES", 100)
+    expected = program(shards=shards)
+    for workers in {2, 3, 4, 5, 7} & set(range(shards + 1)):
+        cluster = Cluster(workers, lambda: program(shards=shards, overlap=overlap)).run()
+        assert cluster.results == dict.fromkeys(range(workers), expected)
+
+
+def test_every_split_of_the_shards_over_workers_gives_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uneven ones too: workers may own any contiguous range, also none."""
+    shards, expected = 5, program(shards=5)
+    splits = 0
+    for workers in (2, 3):
+        for borders in itertools.combinations_with_replacement(range(shards + 1), workers - 1):
+            cuts = [0, *borders, shards]
+            ranges = tuple(itertools.pairwise(cuts))
+
+            def split(count: int, size: int, ranges: Any = ranges) -> Any:
+                return ranges if (count, size) == (shards, len(ranges)) else session_ranges(count, size)
+
+            session_ranges = session.balanced_ranges
+            with monkeypatch.context() as patch:
+                patch.setattr(session, "balanced_ranges", split)
+                cluster = Cluster(workers, lambda: program(shards=shards)).run()
+            assert cluster.results == dict.fromkeys(range(workers), expected), f"workers own {ranges}"
+            splits += 1
+    assert splits == 6 + 21
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("worker", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 4, 9])
+def test_a_worker_that_dies_in_any_phase_changes_nothing(
+    tmp_path: Path, phase: str, worker: int, step: int
+) -> None:
+    step += phase == "committed"
+    expected = program()
+    cluster = Cluster(3, lambda: program(tmp_path / "run"), [Death(worker, phase, step)]).run()
+    assert len(cluster.landed) == 1
+    assert set(cluster.results) >= {0, 1, 2} - {worker}
+    assert all(result == expected for result in cluster.results.values()), cluster.errors
+    steps = [e.step for e in read_events(tmp_path / "run" / "metrics.jsonl") if e.kind == "step"]
+    assert steps == list(range(1, 11))
+
+
+@given(
+    workers=st.integers(2, 4),
+    places=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(PHASES), st.integers(0, 9)), min_size=1, max_size=5
+    ),
+    overlap=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_deaths_drawn_at_random_change_nothing(
+    workers: int, places: list[tuple[int, str, int]], overlap: bool
+) -> None:
+    deaths = [Death(worker % workers, phase, step) for worker, phase, step in places]
+    cluster = Cluster(workers, lambda: program(overlap=overlap), deaths).run()
+    assert len(cluster.landed) >= 1
+    assert cluster.over is not None and cluster.over.code == 0, (cluster.over, cluster.errors)
+    expected = program()
+    assert cluster.results and all(result == expected for result in cluster.results.values())
