@@ -1,7 +1,7 @@
 """A worker of `test_shm.py`: 200 exchanges, unless it comes to the place where it waits to be killed.
 
-Arguments: descriptor, rank, size, place ("" for none; turn 2 is the third exchange). At the end it says how many totals it
-holds, the pending one with them, and how many files with a name it has mapped to share memory.
+Arguments: descriptor, rank, size, place ("" for none; turn 2 is the third exchange). At the end it says how many totals
+it holds, the pending one with them, and how many files with a name it has mapped to share memory.
 """
 
 from __future__ import annotations
