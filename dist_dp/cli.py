@@ -1,31 +1,47 @@
 """The command `dist-dp`: run a script, look into a run directory, look at this machine.
 
 Exit codes: 0 success; 1 the program failed, or what was inspected is damaged; 2 a wrong option, argument or setting,
-told in a line; 130 Ctrl-C. Everything that is heavy is imported where it is needed.
+told in a line; 3 the run was lost, and the same command resumes it; 130 Ctrl-C. A program's own `sys.exit(code)` comes
+through. Everything that is heavy is imported where it is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
+import io
 import json
+import math
 import os
+import shutil
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import runtime
 from runtime import launch
+from runtime.coordinator import Limits
+from runtime.hosts import cores, mpi_environment
 
 from ._version import __version__
 
+if TYPE_CHECKING:
+    from runtime.hosts.logs import Show
+
 _OURS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, runtime.__file__ or ""))
 _CORE = ("numpy", "click", "rich", "safetensors", "threadpoolctl")
-_EXTRAS = {"ray": "workers on a Ray cluster", "mpi4py": "workers under MPI"}
+_EXTRAS = {
+    "ray": "not needed yet: for workers on a Ray cluster, in a later version",
+    "mpi4py": "for workers under MPI",
+}
+_RESUME = "the same command goes on from the newest checkpoint, where SCRIPT gives run="
+_INTERRUPTED, _LOST = 130, 3
 _AFTER_SCRIPT = {"allow_interspersed_args": False}  # options behind the script are the script's
 
 
@@ -44,39 +60,95 @@ def main() -> None:
 # --- run ----------------------------------------------------------------------------------------------------------
 
 
-def _one_worker(context: click.Context, parameter: click.Parameter, workers: int) -> int:
-    if workers < 1:
-        raise click.BadParameter(f"{workers} is below 1")
-    if workers > 1:
+def _workers(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """The number of workers; None for `auto`."""
+    if value == "auto":
+        return None
+    if not (value.lstrip("-").isdecimal() and value.isascii()):
+        raise click.BadParameter(f"{value!r} is not a valid integer, nor 'auto'")
+    workers = int(value)
+    if not 1 <= workers <= cores.MOST_WORKERS:
+        raise click.BadParameter(f"{workers} is not in the range 1<=x<={cores.MOST_WORKERS}")
+    if workers > 1 and mpi_environment.launched():
         raise click.BadParameter(
-            f"several workers come with a later version; {__version__} trains in one process (-n 1)"
+            "MPI has started this process as one of several workers already; leave -n out"
         )
     return workers
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> float | None:
+    """A time above 0; None for `never`."""
+    if value == "never":
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise click.BadParameter(f"{value!r} is no number of seconds above 0, nor 'never'")
+    return seconds
+
+
+def _backend(context: click.Context, parameter: click.Parameter, backend: str) -> str:
+    from runtime.hosts.local import BACKENDS
+
+    if backend == "mpi":
+        raise click.BadParameter("workers over MPI are started by MPI: mpirun -n 4 python SCRIPT")
+    if backend not in BACKENDS:
+        raise click.BadParameter(f"{backend!r} is not one of {', '.join(map(repr, BACKENDS))}")
+    return backend
+
+
 @main.command(context_settings=_AFTER_SCRIPT)
 @click.option(
-    "-n", "--workers", type=int, default=1, show_default=True, callback=_one_worker, expose_value=False,
-    help="Worker processes; this version has one.",
+    "-n", "--workers", callback=_workers, default="1", show_default=True, metavar="NUMBER|auto",
+    help="Worker processes on this machine; auto: one for every --threads cores.",
 )  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True,
-    help="BLAS threads. A run is resumed with the number it was begun with.",
+    help="BLAS threads of each worker. A run is resumed with the number it was begun with.",
 )  # fmt: skip
 @click.option(
     "--progress", type=click.Choice(["auto", "bar", "plain", "off"]),
-    help="A live bar, plain lines, or only warnings. By default a bar on a terminal and lines in a log.",
+    help="A live bar, plain lines, or only warnings. By default a bar on a terminal, and lines in a log or if there "
+    "are several workers.",
 )  # fmt: skip
 @click.option(
     "--accept-changes", is_flag=True,
     help="Resume although the program or the fingerprint of the machine has changed.",
 )  # fmt: skip
+@click.option(
+    "--backend", callback=_backend, default="shm", show_default=True, metavar="shm|tcp|shm+tcp",
+    help="What several workers exchange over.",
+)  # fmt: skip
+@click.option(
+    "--logs", type=click.Choice(["errors", "all", "first"]), default="errors", show_default=True,
+    help="Of several workers, show what the first prints and the errors of the others, every line, or the first alone. "
+    "All is kept in the run directory.",
+)  # fmt: skip
+@click.option(
+    "--hang-after", callback=_seconds, metavar="SECONDS|never", default=f"{Limits.hang:g}", show_default=True,
+    help="A worker that has made no progress for so long is replaced.",
+)  # fmt: skip
+@click.option(
+    "--max-losses", type=click.IntRange(min=1), default=Limits.losses, show_default=True,
+    help="So many workers lost without a step in between end the run.",
+)  # fmt: skip
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, readable=True))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
-    threads: int, progress: str | None, accept_changes: bool, script: str, arguments: tuple[str, ...]
+    workers: int | None,
+    threads: int,
+    progress: str | None,
+    accept_changes: bool,
+    backend: str,
+    logs: Show,
+    hang_after: float | None,
+    max_losses: int,
+    script: str,
+    arguments: tuple[str, ...],
 ) -> None:
-    """Run SCRIPT as `python SCRIPT ARGUMENTS...` does.
+    """Run SCRIPT as `python SCRIPT ARGUMENTS...` does, in one process or several.
 
     Beyond that, every BLAS library is held to --threads from its start, a wrong argument or setting is told in a line,
     and Ctrl-C ends quietly once the newest step is saved.
@@ -85,35 +157,109 @@ def run(
         os.environ["DIST_DP_PROGRESS"] = progress
     if accept_changes:
         os.environ["DIST_DP_ACCEPT_CHANGES"] = "1"
+    if workers is None:
+        workers = 1 if mpi_environment.launched() else max(1, cores.available() // threads)
+    if workers > 1:
+        limits = Limits(hang=hang_after, losses=max_losses)
+        _run_workers(workers, threads, backend, limits, logs, script, arguments)
     launch.restart_with_threads(threads)
+    if launch.CONTROL in os.environ:  # one of the workers that the other branch starts
+        from runtime.hosts.program import run_program
+
+        program = functools.partial(launch.run_as_main, script, arguments)
+        sys.exit(run_program(program, functools.partial(_report, script)))
     try:
         launch.run_as_main(script, arguments)
     except KeyboardInterrupt:
-        click.echo(
-            "\ndist-dp: interrupted; the same command goes on from the newest checkpoint, where SCRIPT gives run=",
-            err=True,
-        )
-        sys.exit(130)
+        click.echo(f"\ndist-dp: interrupted; {_RESUME}", err=True)
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         _fail(script, error)
 
 
+def _run_workers(
+    workers: int,
+    threads: int,
+    backend: str,
+    limits: Limits,
+    logs: Show,
+    script: str,
+    arguments: tuple[str, ...],
+) -> NoReturn:
+    """Run the script in several processes, each as `dist-dp run` with one worker does."""
+    from runtime.hosts.local import LocalHost
+    from runtime.hosts.logs import WorkerLogs
+
+    command = [sys.executable, "-m", "dist_dp.cli", "run", "--threads", str(threads), script, *arguments]
+    output = WorkerLogs(workers, sys.stdout, sys.stderr, logs)
+    environment = {launch.THREADS: str(threads)}
+    host = LocalHost(command, workers, backend=backend, limits=limits, environment=environment, logs=output)
+    try:
+        over = host.run()
+    finally:
+        output.close()
+    report = over.report
+    if "refused" in report:
+        raise _Refused(report["refused"])
+    if report:
+        click.echo(report["traceback"], err=True, nl=False)
+        click.echo(f"dist-dp: worker {report['worker']} of {workers} failed; all have ended", err=True)
+        sys.exit(report["exit"])
+    if over.code == _INTERRUPTED:
+        click.echo(f"\ndist-dp: interrupted; {_RESUME}", err=True)
+    elif over.code:
+        click.echo(f"dist-dp: the run was lost: {over.reason}", err=True)
+    sys.exit(over.code)
+
+
+def _report(script: str, error: BaseException) -> dict[str, Any]:
+    """How the script failed in this worker, for `_run_workers` to tell as `_fail` does."""
+    error.__traceback__ = launch.within(script, error.__traceback__)
+    from runtime.member import current
+
+    report = {"worker": current().worker, "error": type(error).__name__, "message": str(error)}
+    if isinstance(error, SystemExit):
+        is_text = not isinstance(error.code, int)
+        return {
+            **report,
+            "exit": 1 if is_text else error.code,
+            "traceback": f"{error.code}\n" if is_text else "",
+        }
+    if isinstance(error, Exception) and (refusal := _refusal(error)) is not None:
+        return {**report, "refused": refusal}
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        sys.excepthook(type(error), error, error.__traceback__)
+    return {**report, "exit": 1, "traceback": told.getvalue()}
+
+
 def _fail(script: str, error: Exception) -> NoReturn:
     """End as the script did: told in a line if the call is to be put right, else with its traceback, as Python does."""
+    from runtime.member import Lost
+
+    error.__traceback__ = launch.within(script, error.__traceback__)
+    if isinstance(error, Lost):
+        click.echo(f"dist-dp: the run was lost: {error}; {_RESUME}", err=True)
+        sys.exit(_LOST)
+    if (refusal := _refusal(error)) is not None:
+        raise _Refused(refusal) from None
+    sys.excepthook(type(error), error, error.__traceback__)
+    sys.exit(1)
+
+
+def _refusal(error: Exception) -> str | None:
+    """What to tell in a line of an error that says what is to be put right in the call; None for any other failure."""
     # Loaded long ago, if any of these is the case.
     from runtime.checkpoint import CheckpointDamaged
     from runtime.run_lock import RunInUse
 
     from .train import RunMismatch
 
-    error.__traceback__ = launch.within(script, error.__traceback__)
     if isinstance(error, RunMismatch | RunInUse | CheckpointDamaged):
-        raise _Refused(str(error)) from None
-    if (call := _wrong_call(error)) is not None:
-        what = "".join(traceback.format_exception_only(error)).strip()
-        raise _Refused(f"{what}\n  {os.path.relpath(call.filename)}:{call.lineno}: {call.line}") from None
-    sys.excepthook(type(error), error, error.__traceback__)
-    sys.exit(1)
+        return str(error)
+    if (call := _wrong_call(error)) is None:
+        return None
+    what = "".join(traceback.format_exception_only(error)).strip()
+    return f"{what}\n  {os.path.relpath(call.filename)}:{call.lineno}: {call.line}"
 
 
 def _wrong_call(error: Exception) -> traceback.FrameSummary | None:
@@ -242,7 +388,9 @@ def doctor(as_json: bool) -> None:
         "fingerprint": fingerprint(),
         "threads": {name: os.environ.get(name) for name in launch.THREAD_VARIABLES},
         "blas": blas,
+        "cores": _cores(),
         "extras": {name: _version(name) for name in _EXTRAS},
+        "mpi": _mpi(),
         "wrong": wrong,
     }
     if as_json:
@@ -272,15 +420,40 @@ def _blas() -> str:
     return "ok: a run holds it to one thread, tried here"
 
 
+def _cores() -> dict[str, Any]:
+    """How many workers of one thread `-n auto` starts, and why."""
+    cpus = cores.affinity()
+    return {
+        "available": cores.available(),
+        "logical": os.cpu_count(),
+        "affinity": None if cpus is None else len(cpus),
+        "quota": cores.quota(),
+    }
+
+
+def _mpi() -> dict[str, str | None]:
+    """The launcher of MPI that is found here, and the library that mpi4py loads, told by a process of its own."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    mpirun = shutil.which("mpirun", path=path) or shutil.which("mpiexec", path=path)
+    library = None
+    if _version("mpi4py") is not None:
+        ask = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
+        try:
+            told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=30)
+            lines = (told.stdout or told.stderr).strip("\0 \n").splitlines()
+            # Of a failure, the last line of its traceback.
+            library = " ".join(lines[-1 if told.returncode else 0].split()) if lines else "nothing told"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            library = f"unknown: {error}"
+    return {"mpirun": mpirun, "library": library}
+
+
 def _show_machine(found: dict[str, Any]) -> None:
     core = [
         (name, version or "none", "" if version else "wrong: install it")
         for name, version in found["versions"].items()
     ]
-    extras = [
-        (name, version or "none", f"not needed yet: for {_EXTRAS[name]}, in a later version")
-        for name, version in found["extras"].items()
-    ]
+    extras = [(name, version or "none", _EXTRAS[name]) for name, version in found["extras"].items()]
     _print("package", "version", "", rows=core + extras)
     _print("fingerprint", "", rows=((name, str(value)) for name, value in found["fingerprint"].items()))
     threads = [("BLAS now", str(found["fingerprint"]["blas_threads"]), found["blas"])]
@@ -294,6 +467,8 @@ def _show_machine(found: dict[str, Any]) -> None:
         )
         threads.append((name, value or "not set", verdict))
     _print("threads", "", "verdict", rows=threads)
+    _print("cores", "", rows=((name, str(value)) for name, value in found["cores"].items()))
+    _print("mpi", "", rows=((name, value or "none") for name, value in found["mpi"].items()))
     for line in found["wrong"]:
         click.echo(f"Error: {line}", err=True)
 

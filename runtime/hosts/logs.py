@@ -59,7 +59,7 @@ class WorkerLogs:
             for stream, file in zip(get_args(Stream), (stdout, stderr), strict=True)
         }
         self._partial = {(w, s): bytearray() for w in range(workers) for s in self._places}
-        self._held: dict[int, bytearray] | None = {w: bytearray() for w in range(workers)}
+        self._held: dict[int, bytearray] = {}
         self._running: set[int] = set()
         self._directory: Path | None = None
         self._files: dict[int, BinaryIO] = {}
@@ -92,20 +92,12 @@ class WorkerLogs:
         self._places["stderr"].write_line(line.encode())
 
     def run_directory(self, path: str | os.PathLike[str]) -> None:
-        """From now on the logs are kept in this run directory, which exists; what was held back comes first."""
+        """From now on the logs are kept in this run directory, as soon as it is there."""
         directory = Path(path) / "logs"
-        if directory == self._directory:
-            return
-        self._close_files()
-        self._directory = directory
-        held, self._held = self._held or {}, None
-        try:
-            directory.mkdir(exist_ok=True)
-        except OSError as error:
-            self._give_up(error)
-        for worker, lines in held.items():
-            if lines:
-                self._keep(worker, bytes(lines))
+        if directory != self._directory:
+            self._close_files()
+            self._directory = directory
+            self._write_held()
 
     def close(self) -> None:
         """Show and keep the lines that were not ended, and close the logs."""
@@ -113,8 +105,8 @@ class WorkerLogs:
             self._flush(worker)
         for place in self._places.values():
             place.screen.release()
+        self._write_held()
         self._close_files()
-        self._directory = None
 
     def _is_raw(self, worker: int) -> bool:
         return worker == 0 and self._show != "all"
@@ -138,18 +130,28 @@ class WorkerLogs:
                 place.write_line(line.rstrip(b"\r").rpartition(b"\r")[2], worker)
 
     def _keep(self, worker: int, lines: bytes) -> None:
-        if self._held is not None:
-            held = self._held[worker]
-            held += lines
-            if len(held) > _HELD:
-                left_out = b"--- more was printed before\n"
-                del held[: held.index(b"\n", len(held) - _HELD + len(left_out) - 1) + 1]
-                held[:0] = left_out
-        elif self._directory is not None:
-            try:
+        held = self._held.setdefault(worker, bytearray())
+        held += lines
+        self._write_held()
+        if len(held) > _HELD:
+            left_out = b"--- more was printed before\n"
+            del held[: held.index(b"\n", len(held) - _HELD + len(left_out) - 1) + 1]
+            held[:0] = left_out
+
+    def _write_held(self) -> None:
+        # The directory is made by the run itself, which may have been refused there.
+        if self._directory is None or not self._directory.parent.is_dir():
+            return
+        try:
+            self._directory.mkdir(exist_ok=True)
+            for worker, lines in self._held.items():
                 self._file(worker).write(lines)
-            except OSError as error:
-                self._give_up(error)
+                lines.clear()
+            self._held.clear()
+        except OSError as error:
+            self.say(f"dist-dp: the logs of the workers are not kept ({error}); the run goes on")
+            self._close_files()
+            self._directory = None
 
     def _file(self, worker: int) -> BinaryIO:
         if worker not in self._files:
@@ -165,11 +167,6 @@ class WorkerLogs:
         for file in self._files.values():
             file.close()
         self._files.clear()
-
-    def _give_up(self, error: OSError) -> None:
-        self.say(f"dist-dp: the logs of the workers are not kept ({error}); the run goes on")
-        self._close_files()
-        self._directory = None
 
 
 class _Screen:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .local_worker import attach
+from .local_worker import LocalMember, attach
 
 _INTERRUPTED = 130
 
@@ -20,6 +20,15 @@ def run_program(program: Callable[[], object], report: Callable[[BaseException],
     `os._exit`) is a loss: the worker is replaced.
     """
     member = attach()
+    try:
+        return _run(member, program, report)
+    except KeyboardInterrupt:  # at any time from `attach` on
+        return _INTERRUPTED
+
+
+def _run(
+    member: LocalMember, program: Callable[[], object], report: Callable[[BaseException], Mapping[str, Any]]
+) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # as on a terminal: lines come when they are printed
         sys.stdout.reconfigure(line_buffering=True)
     try:
@@ -31,8 +40,10 @@ def run_program(program: Callable[[], object], report: Callable[[BaseException],
         member.leave()
         return 0
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        raise
     except BaseException as error:
+        if member is None:
+            raise
         if member.stopped:  # and this is how the program took it
             return _INTERRUPTED
         member.failed(report(error))

@@ -266,6 +266,18 @@ def test_without_a_run_directory_nothing_is_written(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_run_directory_is_waited_for(tmp_path: Path) -> None:
+    logs = WorkerLogs(2, Terminal(), Terminal())
+    logs.run_directory(tmp_path / "a")
+    for worker in (0, 1):
+        logs.feed(worker, "stdout", b"before\n")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    logs.feed(1, "stdout", b"after\n")
+    logs.close()
+    assert (log(tmp_path / "a", 0), log(tmp_path / "a", 1)) == (b"before\n", b"before\nafter\n")
+
+
 def test_a_worker_that_is_replaced_goes_on_in_the_same_log(tmp_path: Path) -> None:
     terminal = Terminal()
     logs = WorkerLogs(2, terminal, terminal)
