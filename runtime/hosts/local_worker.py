@@ -1,4 +1,4 @@
-"""The worker's side of the launcher of one machine: `LocalMember`, and running a program as a worker.
+"""The worker's side of the launcher of one machine: `LocalMember`.
 
 One thread of the worker speaks with the launcher: it sends heartbeats and what the program has to say, and takes what
 it is told. The program's own thread only leaves words for it, so an interrupt never cuts a message in two.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
 import selectors
 import signal
@@ -16,10 +15,8 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from .. import launch
@@ -32,7 +29,6 @@ _HEARTBEAT = 0.5  # seconds between two
 _LAST_WORDS = 2.0  # seconds to wait at most until the launcher has been told how the program ended
 _WAITING = ("exchange", "")  # what a worker does that makes no progress by itself, or is not in a session
 _ORPHAN = 3  # exit code of a worker whose launcher died
-_INTERRUPTED = 130
 
 
 class LocalMember(Member):
@@ -187,8 +183,12 @@ class LocalMember(Member):
             return ShmGroup(descriptor, rank, size, generation)
         from ..transports.tcp import TcpGroup
 
-        addresses = [tuple(address) for address in told["addresses"]]
-        return TcpGroup(self._listener, addresses, rank, generation, self._secret)
+        def cancelled() -> bool:
+            return self.stopped or self._aborted >= generation
+
+        return TcpGroup(
+            self._listener, told["addresses"], rank, generation, self._secret, cancelled=cancelled
+        )
 
     # --- the thread that speaks with the launcher ---------------------------------------------------------------------
 
@@ -254,42 +254,3 @@ def attach() -> LocalMember:
     member = current()
     assert isinstance(member, LocalMember)
     return member
-
-
-def run_worker(script: str, arguments: Sequence[str]) -> int:
-    """Run a script as this worker, and tell the launcher how it ended; returns the exit code for this process.
-
-    An exception, or `sys.exit` with anything but 0, is a failure of the program: all workers end. It is not
-    printed here; the launcher has the report. What ends the process otherwise (a signal, `os._exit`) is a loss: the
-    worker is replaced.
-    """
-    member = attach()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # lines come as they are printed, and are not lost with the process
-    try:
-        try:
-            launch.run_as_main(script, arguments)
-        except SystemExit as error:
-            if error.code not in (None, 0):
-                raise
-        member.leave()
-        return 0
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BaseException as error:
-        if member.stopped:
-            return _INTERRUPTED
-        member.failed(report_of(error, launch.within(script, error.__traceback__)))
-        return 1
-
-
-def report_of(error: BaseException, frames: TracebackType | None) -> dict[str, str]:
-    """An exception as plain data for `Member.failed`; of its traceback, the frames given."""
-    message = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
-    return {
-        "error": type(error).__name__,
-        "message": message,
-        "traceback": "".join(traceback.format_exception(type(error), error, frames)),
-    }

@@ -19,10 +19,9 @@ def run_program(program: Callable[[], object], report: Callable[[BaseException],
     it (see `runtime.member.Member.failed`); nothing is printed here. What ends the process otherwise (a signal,
     `os._exit`) is a loss: the worker is replaced.
     """
-    member = attach()
     try:
-        return _run(member, program, report)
-    except KeyboardInterrupt:  # at any time from `attach` on
+        return _run(attach(), program, report)
+    except KeyboardInterrupt:  # at any time, in the midst of `attach` too
         return _INTERRUPTED
 
 
@@ -42,8 +41,6 @@ def _run(
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if member is None:
-            raise
         if member.stopped:  # and this is how the program took it
             return _INTERRUPTED
         member.failed(report(error))

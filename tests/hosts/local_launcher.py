@@ -1,13 +1,13 @@
 """A launcher to be killed or interrupted: `local_launcher.py WORKERS SCRIPT ARGUMENTS...` shows what they say."""
 
 import sys
+from pathlib import Path
 
 from runtime.coordinator import Limits
 from runtime.hosts.local import LocalHost
 from runtime.hosts.logs import WorkerLogs
 
-_RUN = "import sys; from runtime.hosts.local_worker import run_worker; sys.exit(run_worker(sys.argv[1], sys.argv[2:]))"
-WORKER = [sys.executable, "-c", _RUN]
+WORKER = [sys.executable, str(Path(__file__).with_name("local_worker_main.py"))]
 
 if __name__ == "__main__":
     workers = int(sys.argv[1])
