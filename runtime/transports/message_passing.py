@@ -61,8 +61,9 @@ class Transfer:
 class Links(ABC):
     """One ordered link to each other worker; used by one thread at a time, but for `wake` and `abort`.
 
-    Messages on a link arrive in the order in which they were posted. Both sides post the same numbers of buffers of
-    the same sizes (never empty ones), so a link needs no framing. Posting never waits; `progress` moves things.
+    Messages on a link arrive in the order in which they were posted, and in that order each side's transfers of one
+    direction are done. Both sides post the same sequence of sizes of buffers (never empty ones), so a link needs no
+    framing. Posting never waits; `progress` moves things.
 
     Attributes:
         rank, size: this worker's place, and how many there are.
@@ -172,10 +173,10 @@ class MessageGroup(Group):
         self._check_free("gather_bytes")
         view = memoryview(payload).cast("B")
         late = len(view) > EAGER
-        sends = [t for p in self._peers for t in self._post_frame(p, _GATHER, view, whole=not late)]
+        sends = [self._post_frame(p, _GATHER, view, whole=not late) for p in self._peers]
         frames = self._frames(_GATHER, patient=True)
         if late:
-            sends += [self._post_rest(p, view) for p in self._peers]
+            sends = [self._links.post_send(p, list(_chunks(view))) for p in self._peers]
         self._wait([*sends, *(f.rest for f in frames.values())])
         return [bytes(frames[r].payload) if r in frames else bytes(payload) for r in range(self.size)]
 
@@ -187,13 +188,13 @@ class MessageGroup(Group):
             self._inbox[to].append(_Frame(0, bytearray(view), Transfer(to, done=True)))
             return
         late = len(view) > EAGER
-        sends = self._post_frame(to, _MESSAGE, view, whole=not late)
+        sent = self._post_frame(to, _MESSAGE, view, whole=not late)
         if late:
             self._until(lambda: () if self._come() and self._peek(to) else (to,), patient=True)
             self._take(to, _GO)
-            sends.append(self._post_rest(to, view))
+            sent = self._links.post_send(to, list(_chunks(view)))
         # What others send meanwhile is taken in: workers that all send first and receive then do not wait in a ring.
-        self._until(lambda: [t.peer for t in sends if self._come() and not t.done], patient=not late)
+        self._until(lambda: () if self._come() and sent.done else (to,), patient=not late)
 
     def recv(self, source: int) -> bytes:
         self._check_rank("source", source)
@@ -277,18 +278,12 @@ class MessageGroup(Group):
     # --- frames -------------------------------------------------------------------------------------------------------
 
     def _post_frame(
-        self, to: int, kind: int, payload: memoryview | bytes, flag: int = 0, whole: bool = True
-    ) -> list[Transfer]:
+        self, to: int, kind: int, payload: bytes | memoryview, flag: int = 0, whole: bool = True
+    ) -> Transfer:
         """Send a frame and, if `whole`, the rest of its payload at once."""
-        frame = (_HEAD.pack(kind, flag, len(payload)) + payload[:_INSIDE]).ljust(_FRAME, b"\0")
-        sends = [self._links.post_send(to, [frame])]
-        if whole:
-            sends.append(self._post_rest(to, memoryview(payload)))
-        return sends
-
-    def _post_rest(self, to: int, payload: memoryview) -> Transfer:
-        chunks = list(_chunks(payload))
-        return self._links.post_send(to, chunks) if chunks else Transfer(to, done=True)
+        view = memoryview(payload)
+        frame = (_HEAD.pack(kind, flag, len(view)) + view[:_INSIDE]).ljust(_FRAME, b"\0")
+        return self._links.post_send(to, [frame, *(_chunks(view) if whole else ())])
 
     def _peek(self, source: int) -> int | None:
         """The kind of the frame that has come next from a worker, None if none has; messages go into the inbox."""
@@ -386,7 +381,8 @@ class _Exchange(Exchange):
         self._closing: tuple[bytes, bool] | None = None  # note and regroup, once `finish` is called
         self._spans: list[list[Span]] = []  # of each worker: those that something was added to
         self._absent: dict[Span, None] = {}
-        self._sends: list[Transfer] = []
+        self._sent: dict[int, Transfer] = {}  # the last to each worker
+        self._results: dict[int, Transfer] = {}  # the last from each worker
         self._came: dict[int, list[Transfer]] = {}  # the partials of a piece
         self._result: Total | BaseException | None = None
 
@@ -430,7 +426,6 @@ class _Exchange(Exchange):
                 self._send_partials(k)
         patient = not self._opened(whole)
         arrays = self._memory.totals if any(self._spans) else None
-        results: list[Transfer] = []
         if arrays is not None:
             for k in first:
                 self._receive_partials(k)
@@ -440,13 +435,13 @@ class _Exchange(Exchange):
             for k in range(len(pieces)):
                 group._wait(self._came.pop(k), patient, strict=True)
                 self._fold(k)
-                results += self._pass_result(k)
+                self._pass_result(k)
                 if k + WINDOW < len(pieces):
                     self._receive_partials(k + WINDOW)
                     self._send_partials(k + WINDOW)
         group._until(lambda: () if self._closing is not None else (group.rank,), patient=True, strict=True)
         assert self._closing is not None
-        return self._agree(arrays, results, *self._closing, patient)
+        return self._agree(arrays, *self._closing, patient)
 
     # --- the parts of an exchange, in the order of a link -------------------------------------------------------------
 
@@ -455,7 +450,7 @@ class _Exchange(Exchange):
         numbers = (self._shards, self._memory.number, *(n for span in spans for n in span))
         payload = struct.pack(f"<{len(numbers)}q", *numbers)
         for peer in self._group._peers:
-            self._sends += self._group._post_frame(peer, _OPENING, payload, flag=whole)
+            self._group._post_frame(peer, _OPENING, payload, flag=whole)
 
     def _opened(self, whole: bool) -> bool:
         """Wait for the others to open; returns whether all of them are in `finish`."""
@@ -518,7 +513,7 @@ class _Exchange(Exchange):
             array, lo, hi = self._part(k, peer)
             buffers = [arrays[array][lo:hi] for arrays in self._mine.values() if arrays is not None]
             if lo < hi and buffers:
-                self._sends.append(group._links.post_send(peer, buffers))
+                self._sent[peer] = group._links.post_send(peer, buffers)
 
     def _slots(self, k: int) -> Iterator[tuple[int, Span, Array]]:
         """Where the partials of piece k are received: (worker, span, its elements of my share)."""
@@ -546,28 +541,28 @@ class _Exchange(Exchange):
         values |= {span: elements for _, span, elements in self._slots(k)}
         fold_arrays(values, self._shards, self._memory.totals[array][lo:hi])
 
-    def _pass_result(self, k: int) -> list[Transfer]:
+    def _pass_result(self, k: int) -> None:
         """Send my share of the total to all, and receive theirs."""
         group, totals = self._group, self._memory.totals
         array, lo, hi = self._part(k, group.rank)
-        if lo < hi:
-            self._sends += [group._links.post_send(p, [totals[array][lo:hi]]) for p in group._peers]
-        parts = [(p, *self._part(k, p)) for p in group._peers]
-        return [group._links.post_recv(p, [totals[array][a:b]]) for p, array, a, b in parts if a < b]
+        for peer in group._peers:
+            if lo < hi:
+                self._sent[peer] = group._links.post_send(peer, [totals[array][lo:hi]])
+            _, a, b = self._part(k, peer)
+            if a < b:
+                self._results[peer] = group._links.post_recv(peer, [totals[array][a:b]])
 
-    def _agree(
-        self, arrays: list[Array] | None, results: list[Transfer], note: bytes, regroup: bool, patient: bool
-    ) -> Total:
+    def _agree(self, arrays: list[Array] | None, note: bytes, regroup: bool, patient: bool) -> Total:
         group = self._group
         for peer in group._peers:
-            self._sends += group._post_frame(peer, _CLOSING, note, flag=regroup)
-        group._wait(results, patient, strict=True)
+            self._sent[peer] = group._post_frame(peer, _CLOSING, note, flag=regroup)
+        group._wait(self._results.values(), patient, strict=True)
         frames = group._frames(_CLOSING, patient, strict=True)
-        group._wait([*(f.rest for f in frames.values()), *self._sends], strict=True)
+        group._wait([*(f.rest for f in frames.values()), *self._sent.values()], strict=True)
         notes = [bytes(frames[r].payload) if r in frames else bytes(note) for r in range(group.size)]
         # From here on another worker may learn that this one holds the total.
         group._pending = Total(arrays, notes, True)
-        sends = [t for p in group._peers for t in group._post_frame(p, _AGREEMENT, b"")]
+        sends = [group._post_frame(p, _AGREEMENT, b"") for p in group._peers]
         group._frames(_AGREEMENT)
         group._wait(sends)
         group._pending = None
