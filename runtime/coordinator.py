@@ -127,7 +127,8 @@ class Coordinator:
 
     - The first generation waits for every worker that is there. Later ones wait for the members of the one before: as
       soon as each of them has asked, left or been lost, those that ask are the next, newcomers that have come by then
-      among them. If no member is left over, the replacements begin as at first.
+      among them. If no member is left over, all that are there are waited for, as at first, those that
+      go through a session alone too: so nobody is ever ahead of the members, and `Past` is true.
     - A worker that asks for a session which is over for the others is told so (`Past`) and comes back with the next.
     - A lost worker is replaced, until one has come to the end of the program (`left` after having asked): then every
       session is over and nobody can come in. Replacements that were never in a generation are ended at that moment;
@@ -347,9 +348,8 @@ class Coordinator:
         if self._complete:
             return self._past(asking, max(self._position, *asking.values()))
         if self.generation > 0 or self._joining(now):
-            # Workers that go through a session alone are not waited for; they may take as long as they like.
-            fresh = [worker for worker, it in self._workers.items() if not (it.met or it.left or it.ended)]
-            if any(worker not in asking for worker in self._present() or fresh):
+            there = [worker for worker, it in self._workers.items() if not (it.left or it.ended)]
+            if any(worker not in asking for worker in self._present() or there):
                 return []
         try:
             agreed = agree(list(asking.values()))
