@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from runtime.group import Group, GroupBroken
 from runtime.transports.shm import ShmGroup
 from runtime.transports.solo import SoloGroup
+from runtime.transports.tcp import Listener, TcpGroup
 
 T = TypeVar("T")
 
@@ -44,9 +46,27 @@ def shm(size: int) -> Iterator[Sequence[ShmGroup]]:
             group.close()
 
 
+@contextmanager
+def tcp(size: int, timeout: float = 30.0) -> Iterator[Sequence[TcpGroup]]:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(Listener()) for _ in range(size)]
+        addresses = [listener.address for listener in listeners]
+        with ThreadPoolExecutor(size) as threads:
+            groups = list(
+                threads.map(
+                    lambda rank: TcpGroup(listeners[rank], addresses, rank, 1, b"secret", timeout),
+                    range(size),
+                )
+            )
+        for group in groups:
+            stack.callback(group.close)
+        yield groups
+
+
 TRANSPORTS = {
     "solo": Transport(solo, most=1),
     "shm": Transport(shm),
+    "tcp": Transport(tcp),
 }
 """A new transport is registered here, and every law is run over it."""
 
