@@ -49,7 +49,7 @@ class LocalMember(Member):
         self._former: Group | None = None
         self._copy = False  # this process was forked from the worker
 
-        self._count, self._step, self._doing = 0, 0, ""
+        self._count, self._doing = 0, ""
         self._forming = False
         self._condition = threading.Condition()  # holds what follows together
         self._answer: tuple[Any, list[int]] | None = None  # to the newest ask
@@ -115,7 +115,7 @@ class LocalMember(Member):
         return self._invited
 
     def progress(self, step: int, doing: str) -> None:
-        self._step, self._doing = step, doing
+        self._doing = doing
         self._count += 1
 
     def began(self, run: str | None) -> None:
@@ -221,7 +221,7 @@ class LocalMember(Member):
 
     def _alive(self) -> Any:
         waiting = self._forming or self._doing in _WAITING
-        return {"say": "alive", "progress": self._count, "waiting": waiting, "step": self._step}
+        return {"say": "alive", "progress": self._count, "waiting": waiting}
 
     def _told(self, told: Any, descriptors: list[int]) -> None:
         if told["tell"] == "stop" and not self._ended:
