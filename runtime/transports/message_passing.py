@@ -345,8 +345,8 @@ def _chunks(payload: memoryview) -> Iterator[memoryview]:
 
 # --- the exchange -----------------------------------------------------------------------------------------------------
 
-# Bytes that one worker folds of a piece.
-SHARE_BYTES = 1 << 18
+SHARE_BYTES = 1 << 18  # that one worker folds of a piece
+SMALL_BYTES = 1 << 16  # up to which buckets are put together into a piece
 
 
 class _Memory(Memory):
@@ -361,9 +361,12 @@ class _Memory(Memory):
 
     def pieces(self, workers: int) -> list[tuple[int, Bucket]]:
         """Each piece, and the number of buckets that must be ready for it."""
-        found = []
+        found: list[tuple[int, Bucket]] = []
         for index, (array, lo, hi) in enumerate(self.buckets):
-            most = workers * (SHARE_BYTES // np.dtype(self.layout[array][0]).itemsize)
+            item = np.dtype(self.layout[array][0]).itemsize
+            if found and found[-1][1][:2] == (array, hi) and (found[-1][1][2] - lo) * item <= SMALL_BYTES:
+                hi = found.pop()[1][2]  # neighbours that are not worth a message each
+            most = workers * max(1, SHARE_BYTES // item)
             found += [(index + 1, (array, a, min(a + most, hi))) for a in range(lo, hi, most)]
         return found
 
