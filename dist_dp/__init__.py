@@ -1,6 +1,7 @@
 """dist_dp: differentiable programs, trained data-parallel; one run, one answer."""
 
 from runtime.allocator import keep_freed_memory
+from runtime.hosts.shipped import launch
 
 from . import data, debug, nn, numpy, optim, random
 from ._version import __version__
@@ -51,6 +52,7 @@ __all__ = [
     "jacobian",
     "jacrev",
     "jvp",
+    "launch",
     "linearize",
     "nn",
     "no_grad",

@@ -80,7 +80,7 @@ def launch(
         raise TypeError(f"fn must be a function, got {fn!r:.80} ({type(fn).__name__})")
     if backend == "ray":
         raise ValueError(
-            "backend: 'ray' comes with a later version; got 'ray', expected 'shm', 'tcp' or 'shm+tcp'"
+            "backend must be 'shm', 'tcp' or 'shm+tcp', got 'ray': workers on Ray come with a later version"
         )
     for name, value, most in (("workers", workers, MOST_WORKERS), ("threads", threads, MOST_WORKERS)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -97,6 +97,7 @@ def launch(
 
     with tempfile.TemporaryDirectory(prefix="dist_dp-") as name:
         folder = Path(name)
+        (folder / _CALL).write_bytes(_call(fn, args, kwargs))
         logs = WorkerLogs(workers, sys.stdout, sys.stderr)
         host = LocalHost(
             # The path of imports is this process's; its main program is not run again.
@@ -106,7 +107,6 @@ def launch(
             environment={starting.THREADS: str(threads)},
             logs=logs,
         )
-        (folder / _CALL).write_bytes(_call(fn, args, kwargs))
         try:
             over = host.run()
         finally:
@@ -115,9 +115,13 @@ def launch(
             raise KeyboardInterrupt(over.reason)
         if over.report:
             raise _rebuilt(folder, over.report)
-        missing = [w for w in range(workers) if not _result(folder, w).exists()]
-        if over.code or missing:
-            raise Lost(over.reason if over.code else f"worker {missing[0]} ended without a result")
+        if over.code:
+            raise Lost(over.reason)
+        for worker in range(workers):
+            if not _result(
+                folder, worker
+            ).exists():  # nobody was left who could bring another to where it was
+                raise Lost(f"worker {worker} was lost, and its result, after others had come to their end")
         return [_load(_result(folder, w)) for w in range(workers)]
 
 
