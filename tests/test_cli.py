@@ -187,9 +187,27 @@ def test_ctrl_c_ends_quietly() -> None:
         (["run", "--thread", "1", "script.py"], "No such option.*--thread"),
         (["run", "--threads", "0", "script.py"], "0 is not in the range x>=1"),
         (["run", "--progress", "loud", "script.py"], "'loud' is not one of 'auto', 'bar', 'plain', 'off'"),
-        (["run", "-n", "4", "script.py"], "several workers come with a later version"),
-        (["run", "-n", "0", "script.py"], "0 is below 1"),
-        (["run", "-n", "many", "script.py"], "'many' is not a valid integer"),
+        (["run", "-n", "0", "script.py"], "0 is not in the range 1<=x<=4096"),
+        (["run", "-n", "-2", "script.py"], "-2 is not in the range"),
+        (["run", "-n", "4097", "script.py"], "4097 is not in the range"),
+        (["run", "-n", "many", "script.py"], "'many' is not a valid integer, nor 'auto'"),
+        (["run", "-n", "1.5", "script.py"], "'1.5' is not a valid integer"),
+        (["run", "-n", "", "script.py"], "'' is not a valid integer"),
+        (["run", "-n", "2", "nothing.py"], "File 'nothing.py' does not exist"),
+        (["run", "-n", "2", "."], "File '.' is a directory"),
+        (
+            ["run", "-n", "2", "--backend", "nccl", "script.py"],
+            "'nccl' is not one of 'shm', 'tcp', 'shm\\+tcp'",
+        ),
+        (["run", "-n", "2", "--backend", "mpi", "script.py"], "started by MPI: mpirun -n 4 python SCRIPT"),
+        (["run", "-n", "2", "--logs", "none", "script.py"], "'none' is not one of 'errors', 'all', 'first'"),
+        (["run", "-n", "2", "--hang-after", "0", "script.py"], "'0' is no number of seconds above 0"),
+        (["run", "-n", "2", "--hang-after", "nan", "script.py"], "'nan' is no number of seconds above 0"),
+        (
+            ["run", "-n", "2", "--hang-after", "soon", "script.py"],
+            "'soon' is no number of seconds .*nor 'never'",
+        ),
+        (["run", "-n", "2", "--max-losses", "0", "script.py"], "0 is not in the range x>=1"),
         (["rnu", "script.py"], "No such command 'rnu'"),
         (["inspect"], "Missing argument 'RUN'"),
         (["inspect", "nothing"], "nothing is not there; expected the directory of a run"),
@@ -205,6 +223,13 @@ def test_a_mistyped_command_is_told_in_a_line(arguments: list[str], said: str) -
     assert re.search(said, result.output)
     assert "Traceback" not in result.output
     assert "ran" not in result.output.split()
+
+
+def test_a_script_that_may_not_be_read_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *arguments, **options: False)  # root may read everything
+    for workers in ("1", "2"):
+        result = command("run", "-n", workers, write("print('ran')"))
+        assert (result.exit_code, "is not readable" in result.output) == (2, True)
 
 
 def test_one_worker_may_be_asked_for() -> None:
