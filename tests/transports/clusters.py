@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from runtime.group import Group, GroupBroken
+from runtime.transports.hierarchical import HierarchicalGroup
 from runtime.transports.shm import ShmGroup
 from runtime.transports.solo import SoloGroup
-from runtime.transports.tcp import Listener, TcpGroup
+from runtime.transports.tcp import Address, Listener, TcpGroup
 
 T = TypeVar("T")
 
@@ -48,25 +49,56 @@ def shm(size: int) -> Iterator[Sequence[ShmGroup]]:
 
 @contextmanager
 def tcp(size: int, timeout: float = 30.0) -> Iterator[Sequence[TcpGroup]]:
+    with _listeners(size) as (listeners, addresses):
+        groups = at_once(size, lambda rank: TcpGroup(listeners[rank], addresses, rank, 1, b"secret", timeout))
+        try:
+            yield groups
+        finally:
+            for group in groups:
+                group.close()
+
+
+@contextmanager
+def hierarchical(size: int) -> Iterator[Sequence[HierarchicalGroup]]:
+    """Half of the workers on the first host, half of the others on the second, ...: hosts of one among them."""
+    hosts: list[range] = []
+    begin = 0
+    while begin < size:
+        hosts.append(range(begin, begin + (size - begin + 1) // 2))
+        begin = hosts[-1].stop
     with ExitStack() as stack:
-        listeners = [stack.enter_context(Listener()) for _ in range(size)]
-        addresses = [listener.address for listener in listeners]
-        with ThreadPoolExecutor(size) as threads:
-            groups = list(
-                threads.map(
-                    lambda rank: TcpGroup(listeners[rank], addresses, rank, 1, b"secret", timeout),
-                    range(size),
-                )
-            )
+        inside: list[Group] = []
+        for host in hosts:
+            inside += [SoloGroup(1)] if len(host) == 1 else stack.enter_context(shm(len(host)))
+        listeners, addresses = stack.enter_context(_listeners(size))
+        groups = at_once(
+            size,
+            lambda rank: HierarchicalGroup.over_tcp(
+                inside[rank], hosts, listeners[rank], addresses, rank, 1, b"secret"
+            ),
+        )
         for group in groups:
             stack.callback(group.close)
         yield groups
+
+
+@contextmanager
+def _listeners(size: int) -> Iterator[tuple[list[Listener], list[Address]]]:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(Listener()) for _ in range(size)]
+        yield listeners, [listener.address for listener in listeners]
+
+
+def at_once(size: int, make: Callable[[int], T]) -> list[T]:
+    with ThreadPoolExecutor(size) as threads:
+        return list(threads.map(make, range(size)))
 
 
 TRANSPORTS = {
     "solo": Transport(solo, most=1),
     "shm": Transport(shm),
     "tcp": Transport(tcp),
+    "shm+tcp": Transport(hierarchical),
 }
 """A new transport is registered here, and every law is run over it."""
 
