@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.fold import Span
 
 from ..tape import Array, Leaf
 from ..tensor import Tensor
@@ -222,8 +225,16 @@ class Optimizer:
         self.gradients.seal()
         self.apply(self.gradients)
 
-    def apply(self, gradients: GradientBuffer, divisor: float = 1.0) -> None:
-        """Update from `gradients / divisor`: the sum over shards of weight x gradient, and the sum of weights."""
+    def apply(
+        self, gradients: GradientBuffer, divisor: float = 1.0, only: Sequence[Sequence[Span]] | None = None
+    ) -> None:
+        """Update from `gradients / divisor`: the sum over shards of weight x gradient, and the sum of weights.
+
+        Args:
+            only: for each part the ranges of elements to update, disjoint and in order; the others are left as they
+                are, though their updates are counted. The bits of an element do not depend on it; a rule that sees
+                parameters whole (`per_parameter`) needs ranges of whole parameters.
+        """
         rates = [self.rate(part.group) for part in self.parts]
         for part in self.parts:
             part.flat.gather()
@@ -233,15 +244,25 @@ class Optimizer:
         first = 0
         # Rules may overflow or divide by zero in a run that diverges: NaN in the loss tells of it, at the right place.
         with np.errstate(all="ignore"):
-            for part, lr, gradient in zip(self.parts, rates, gradients.arrays, strict=True):
+            for index, (part, lr, gradient) in enumerate(
+                zip(self.parts, rates, gradients.arrays, strict=True)
+            ):
+                ranges = [(0, gradient.size)] if only is None else only[index]
                 touched = gradients.touched[first : first + len(part.flat.params)]
                 first += len(touched)
                 if touched.any():
-                    self._apply(part, gradient, touched, lr, divisor, scale)
+                    self._apply(part, gradient, touched, lr, divisor, scale, ranges)
         self.steps += 1
 
     def _apply(
-        self, part: Part, gradient: Array, touched: NDArray[np.bool_], lr: float, divisor: float, scale: float
+        self,
+        part: Part,
+        gradient: Array,
+        touched: NDArray[np.bool_],
+        lr: float,
+        divisor: float,
+        scale: float,
+        ranges: Sequence[Span],
     ) -> None:
         group, flat = part.group, part.flat
         if part.state.keys() != self.initial_state(group).keys():  # say, momentum was switched on
@@ -259,9 +280,25 @@ class Optimizer:
             shrink=1 - lr * group["weight_decay"] if self.decay == "weights" else 1.0,
         )
         for i, j in runs(touched, part.counts, alone=self.per_parameter):
-            pieces.start, pieces.stop = flat.bounds[i], flat.bounds[j]
-            self.update(pieces, group, lr, int(part.counts[i]))
+            for lo, hi in ranges:
+                pieces.start, pieces.stop = max(lo, flat.bounds[i]), min(hi, flat.bounds[j])
+                if pieces.start < pieces.stop:
+                    self.update(pieces, group, lr, int(part.counts[i]))
         flat.note_written(touched, f"{type(self).__name__}.step")
+
+    def keep_state(self, ranges: Sequence[Sequence[Span]]) -> None:
+        """Keep the state arrays of these ranges of elements, for each part, and give back the memory of the rest.
+
+        What is not kept reads as zeros. The arrays have their full length still, but memory that nobody writes is never
+        taken from the system.
+        """
+        for part, kept in zip(self.parts, ranges, strict=True):
+            for name, array in part.state.items():
+                part.state[name] = fresh = np.frombuffer(
+                    mmap(-1, max(1, array.nbytes)), array.dtype, array.size
+                )
+                for lo, hi in kept:
+                    fresh[lo:hi] = array[lo:hi]
 
     def rate(self, group: Mapping[str, Any]) -> float:
         """The learning rate of a group at this step."""

@@ -1,7 +1,8 @@
 """Training: the loop over logical shards, the run directory, evaluation."""
 
 from .fit import Result, evaluate, fit, steps
-from .loop import Options, Steps
+from .loop import Steps
+from .options import Options
 from .run_directory import RunMismatch
 from .shard import NonFiniteLoss, Shard
 

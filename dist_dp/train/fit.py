@@ -21,7 +21,8 @@ from ..optim import Optimizer
 from ..tape import no_grad
 from ..tensor import Tensor
 from .contribution import Contribution, ContributionSum
-from .loop import Options, Steps
+from .loop import Steps
+from .options import Options
 from .session import Session
 from .shard import as_metric, checked_weight, named_metrics
 
@@ -76,6 +77,11 @@ def steps(
             one a second) and every 30 s.
         keep_last, keep_every: keep this many newest checkpoints, and all at multiples of `keep_every` steps.
         prefetch: batches loaded ahead in a background thread; 0 for none.
+        overlap: send gradients while backward still computes others, bucket by bucket; worth it where messages between
+            workers take long. Each shard then calls `backward` once. The answer is the same.
+        shard_optimizer: keep the optimizer's state (moments) spread over the workers instead of whole in each (ZeRO
+            stage 1), with a copy at a neighbour. Checkpoints are then written at steps only: every
+            `checkpoint_every`, by default after each epoch, and at the end. The answer is the same.
         progress: show progress; by default where a terminal or a log is watching.
         sinks: further receivers of events (`runtime.events`).
 

@@ -10,18 +10,17 @@ not at all, by every worker or by none.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from runtime import faults
-from runtime.events import Event, Sink
+from runtime.events import Event
 from runtime.fingerprint import fingerprint, pin_blas_threads
 from runtime.fold import Fold, Span, most_held
 from runtime.group import Exchange, Group, GroupBroken, Memory
@@ -35,50 +34,15 @@ from ..data import Batches, as_source, prefetch
 from ..nn import BufferProposals, Module, buffer_proposals
 from ..optim import GradientBuffer, Optimizer
 from .contribution import Contribution, ContributionSum
+from .options import DEFAULTS, Options, check
 from .overlap import BUCKET_BYTES, Overlap, buckets_of
 from .progress import Progress
 from .record import Record
 from .run_directory import MANIFEST_FORMAT, RunDirectory, program, refuse_other_worker
 from .session import Session
 from .shard import VALIDATION, NonFiniteLoss, Shard
+from .sharded import ShardedOptimizer
 from .state import TrainState
-
-
-class Options(TypedDict, total=False):
-    """The options that `fit` and `steps` share; see `steps` for what each means."""
-
-    shards: int | None
-    max_steps: int | None
-    seed: int
-    run: str | os.PathLike[str] | None
-    collate: Callable[[list[Any]], Any] | None
-    shuffle: bool
-    drop_last: bool
-    checkpoint_every: int | None
-    keep_last: int
-    keep_every: int | None
-    prefetch: int
-    overlap: bool | None
-    progress: bool | None
-    sinks: Sequence[Sink]
-
-
-DEFAULTS: Options = {
-    "shards": None,
-    "max_steps": None,
-    "seed": 0,
-    "run": None,
-    "collate": None,
-    "shuffle": True,
-    "drop_last": False,
-    "checkpoint_every": None,
-    "keep_last": 3,
-    "keep_every": None,
-    "prefetch": 2,
-    "overlap": False,
-    "progress": None,
-    "sinks": (),
-}
 
 
 class Steps:
@@ -107,7 +71,7 @@ class Steps:
         **given: Unpack[Options],
     ) -> None:
         options: Options = {**DEFAULTS, **given}
-        _check(model, optimizer, given)
+        check(model, optimizer, given)
         self.model, self.optimizer = model, optimizer
         self.state = TrainState(model, optimizer)
         self.source = as_source(data, options["collate"])
@@ -153,6 +117,9 @@ class Steps:
         self._others = [
             p for name, p in self.state.parameters.items() if name not in trained and p.node is not None
         ]
+        self._sharded = ShardedOptimizer(optimizer) if options["shard_optimizer"] else None
+        self._scattered = False  # the newest parameters lie with their owners
+        self._gathered = -1  # the newest step whose state was gathered for a checkpoint
         self._iterated = False
         self._pool: list[GradientBuffer] = []
         self._computed = self._took_part = 0  # shards of this launch, and those that called backward
@@ -184,7 +151,7 @@ class Steps:
             finally:
                 # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping,
                 # but not one that was interrupted while it was applied.
-                if self._committed:
+                if self._committed and self._sharded is None:
                     self._save_if_due(last=True)
             if self._took_part == 0 < self._computed:
                 self._warn("no shard called shard.backward(loss): nothing was trained")
@@ -204,8 +171,12 @@ class Steps:
     def _to_the_end(self) -> Generator[Shard, None, bool]:
         """The next op: a validation, a step, or at last the agreement that all have come to the end."""
         Steps.begun = True
-        if self._validated < self.step:
+        if self._scattered:
+            self._gather_parameters()
+        elif self._validated < self.step:
             self._validation()
+        elif self._sharded is not None and self._gather_is_due:
+            self._gather_state(self._sharded)
         elif self.step < self.total_steps:
             yield from self._one_step()
         else:
@@ -309,8 +280,11 @@ class Steps:
         faults.here("apply", self.step)
         if total.gradients is None:
             self.optimizer.steps += 1  # no shard took part: the rates go on with the run
-        else:
+        elif self._sharded is None:
             self.optimizer.apply(total.gradients, total.weight)
+        else:
+            self._sharded.apply(total.gradients, total.weight)
+            self._scattered = True
         for name, (value, weight) in total.buffers.items():
             self.state.buffers[name].commit(value / weight)
         self.step += 1
@@ -318,13 +292,17 @@ class Steps:
         self.metrics = {n: v for n, v in self.metrics.items() if n.startswith(VALIDATION)} | means
         examples = self.batches.size(self.step - 1)
         self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
-        if self.validate is None or not self._epoch_ends:
+        self._applied()
+
+    def _applied(self) -> None:
+        if not self._scattered and (self.validate is None or not self._epoch_ends):
             self._whole()
 
     def _whole(self) -> None:
         """The state is that after whole steps: it may be kept."""
         self._validated, self._committed = self.step, True
-        self._save_if_due(last=False)
+        if self._sharded is None:
+            self._save_if_due(last=False)
         faults.here("committed", self.step)
 
     @property
@@ -361,7 +339,12 @@ class Steps:
         if self._session.position.op < 0 and formation.donor is None:
             self._begin(group)
         elif not self._session.past:
+            if self._sharded is not None:
+                self._make_whole(self._sharded, formation)
             self._hand_over(formation)
+        if self._sharded is not None:
+            self._sharded.place(group.rank, group.size)
+            self._gathered = -1
         lo, hi = self._range = self._session.range(self.batches.shards)
         count = most_held(lo, hi, self.batches.shards)
         bucket_bytes = BUCKET_BYTES if self._options["overlap"] else None
@@ -383,10 +366,16 @@ class Steps:
             self._record.open(manifest)
         if group.rank == 0:
             found = self._record.newest(self.step)
+            if found is None and self.step > 0:
+                raise RuntimeError(
+                    f"the state of step {self.step} went with workers that were lost together, and there is no "
+                    "checkpoint: give run= (and checkpoint_every=), or shard_optimizer=False"
+                )
             if found is not None:
                 self.state.restore(found.arrays, found.meta["optimizer"])
                 self.metrics = {name: float(value) for name, value in found.meta["metrics"].items()}
                 self.step = self._validated = found.step
+                self._committed, self._scattered, self._record.recent = True, False, []
         if group.size > 1:
             self._unpack(group.gather_bytes(self._packed() if group.rank == 0 else b"")[0])
         self._record.go_on_from(self.step)
@@ -410,6 +399,51 @@ class Steps:
         self.emit(
             "generation", number=group.generation, workers=group.size, newcomers=len(formation.newcomers)
         )
+
+    # --- a sharded optimizer ----------------------------------------------------------------------------------------
+
+    def _gather_parameters(self) -> None:
+        assert self._sharded is not None
+        self._sharded.take_values(self._session.group.gather_objects(self._sharded.values()))
+        self._scattered = False
+        self._applied()
+
+    @property
+    def _gather_is_due(self) -> bool:
+        """Whether all workers gather their state for a checkpoint now. By steps alone: they must all think the same."""
+        if (
+            self._record.directory is None
+            or self._gathered == self.step
+            or self.step == 0
+            or self._session.past
+        ):
+            return False
+        every = self._options["checkpoint_every"]
+        every = self.batches.steps_per_epoch if every is None else every
+        return self.step == self.total_steps or (every > 0 and self.step % every == 0)
+
+    def _gather_state(self, sharded: ShardedOptimizer) -> None:
+        group = self._session.group
+        told = group.gather_objects(sharded.held())
+        if self._record.writing:
+            sharded.take_held(told)
+            self._save_if_due(last=True)
+            sharded.place(group.rank, group.size)
+        self._gathered = self.step
+
+    def _make_whole(self, sharded: ShardedOptimizer, formation: Formation) -> None:
+        """Put the state together from what the survivors hold; if a part is lost with its copy, begin anew."""
+        group = formation.group
+        told = group.gather_objects(None if group.rank in formation.newcomers else sharded.held())
+        if not sharded.take_held([held for held in told if held is not None]):
+            self._warn(
+                "workers that were copies of each other were lost together: back to the newest checkpoint"
+            )
+            self._session.forget()
+            raise GroupBroken("a part of the optimizer's state is lost")
+        if self._scattered and group.rank not in formation.newcomers:
+            self._scattered = False
+            self._applied()
 
     def _packed(self) -> bytes:
         arrays, optimizer = self.state.saved()
@@ -502,32 +536,3 @@ class _Loading:
         """(indices, batch) of the next shard."""
         assert self._ahead is not None
         return next(self._ahead)
-
-
-def _check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
-    if not isinstance(model, Module):
-        raise TypeError(f"model must be a dist_dp.nn.Module, got {type(model).__name__}")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be a dist_dp.optim optimizer, got {type(optimizer).__name__}")
-    for name in given:
-        if name == "validation":
-            raise TypeError("validation is an option of fit; in a loop of your own, call dist_dp.evaluate")
-        if name not in DEFAULTS:
-            near = difflib.get_close_matches(name, [*DEFAULTS, "batch_size", "epochs", "validation"], 1)
-            raise TypeError(
-                f"unknown option {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else f"; known are {sorted(DEFAULTS)}")
-            )
-    for name in ("checkpoint_every", "keep_every", "keep_last", "max_steps", "prefetch"):
-        value, least = given.get(name), 0 if name in ("checkpoint_every", "prefetch") else 1
-        if name in given and value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
-            continue
-        if name in given and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
-    progress, sinks = given.get("progress"), given.get("sinks", ())
-    if progress not in (None, True, False):
-        raise TypeError(f"progress must be True, False or None, got {progress!r:.80}")
-    if not isinstance(sinks, (tuple, list)) or not all(callable(getattr(s, "emit", None)) for s in sinks):
-        raise TypeError(
-            f"sinks must be a list of sinks (with emit and close, see runtime.events), got {sinks!r:.80}"
-        )

@@ -73,6 +73,11 @@ class Session:
         self.position = self.position._replace(op=max(self.position.op, reached))
         self._formation = None
 
+    def forget(self) -> None:
+        """The state of this session is lost, on all workers: begin it anew in the next generation."""
+        self.position = self.position._replace(op=-1)
+        self.group.abort()
+
     def range(self, count: int) -> Span:
         """Which of `count` leaves (shards, batches) this worker computes."""
         return balanced_ranges(count, self.group.size)[self.group.rank]

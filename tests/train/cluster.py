@@ -1,8 +1,9 @@
-"""A cluster of threads: every worker is a thread with a model of its own, the coordinator is the real one, groups are the
-real ones of shared memory. Only processes are missing, so a death is an exception, and hundreds of runs take seconds."""
+"""A cluster of threads: every worker is a thread with a model of its own; the coordinator is the real one, and the
+groups are those of shared memory. Only processes are missing: a death is an exception, a hundred runs take seconds."""
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -23,12 +24,12 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Death:
-    """`worker` dies when it comes to `phase` of `step` (and `shard`, if given) for the first time."""
+    """`worker` dies when it comes to `phase` of `step` for the first time; `together` die so at one moment."""
 
     worker: int
     phase: str
     step: int
-    shard: int | None = None
+    together: int = 1
 
 
 class ThreadMember(Member):
@@ -70,6 +71,7 @@ class Cluster:
         self._members: dict[int, ThreadMember] = {}
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        self._dying = threading.Condition()
         self._threads: list[threading.Thread] = []
 
     def run(self, timeout: float = 60) -> Cluster:
@@ -97,11 +99,13 @@ class Cluster:
     def _here(self, phase: str, step: int, shard: int | None = None) -> None:
         member = current()
         for death in self.deaths:
-            if (death.worker, death.phase, death.step) == (member.worker, phase, step) and (
-                death.shard is None or death.shard == shard
-            ):
-                self.deaths.remove(death)
-                self.landed.append(death)
+            if (death.worker, death.phase, death.step) == (member.worker, phase, step):
+                with self._dying:
+                    self.deaths.remove(death)
+                    self.landed.append(death)
+                    self._dying.notify_all()
+                    while len(self.landed) < death.together:
+                        assert self._dying.wait(30)
                 raise Killed(str(death))
 
     def _worker(self, member: ThreadMember) -> None:
@@ -141,8 +145,6 @@ class Cluster:
                             frozenset(rank_of[w] for w in newcomers),
                         )
                         self._members[worker].answers.put(formation)
-                    import os
-
                     os.close(file)
                 case coordinator.Past(worker, position):
                     self._members[worker].answers.put(Formation(SoloGroup(), position, past=True))

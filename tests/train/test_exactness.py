@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
@@ -13,9 +12,7 @@ import numpy as np
 import pytest
 
 import dist_dp as dp
-from dist_dp.train import loop
 from runtime.events import read_events
-from runtime.fold import Fold, combine
 
 STEPS = 15
 
@@ -58,43 +55,6 @@ def test_a_run_cut_into_launches_ends_like_the_whole_run(
 @pytest.mark.parametrize("every", [1, 7, 0, None])
 def test_how_often_a_run_is_saved_does_not_matter(train: Any, tmp_path: Path, every: int | None) -> None:
     assert train(tmp_path / "run", checkpoint_every=every) == train()
-
-
-@pytest.mark.parametrize("shards", [1, 2, 3, 4, 5])
-def test_every_split_of_the_shards_over_workers_gives_one_answer(
-    train: Any, monkeypatch: pytest.MonkeyPatch, shards: int
-) -> None:
-    """Workers are simulated: each folds its own range, and the partial sums are combined as an exchange would."""
-    expected = train(shards=shards)
-    splits = 0
-    for inner in range(shards):
-        for borders in itertools.combinations(range(1, shards), inner):
-            cuts = [0, *borders, shards]
-
-            class Split(Fold[Any]):
-                ranges = tuple(itertools.pairwise(cuts))
-
-                def __init__(self, shards: int, add: Any) -> None:
-                    self.add, self.total, self.values = add, shards, []
-
-                def push(self, value: Any) -> None:
-                    self.values.append(value)
-
-                @property
-                def root(self) -> Any:
-                    partials: dict[tuple[int, int], Any] = {}
-                    for lo, hi in reversed(self.ranges):  # in another order than the shards were computed
-                        worker = Fold(self.total, self.add, lo, hi)
-                        for value in self.values[lo:hi]:
-                            worker.push(value)
-                        partials |= worker.partials()
-                    return combine(partials, self.total, self.add)
-
-            with monkeypatch.context() as patch:
-                patch.setattr(loop, "Fold", Split)
-                assert train(shards=shards) == expected, f"workers own {Split.ranges}"
-            splits += 1
-    assert splits == 2 ** (shards - 1)
 
 
 @pytest.mark.parametrize("moment", ["apply", "validate"])

@@ -6,7 +6,7 @@ processes and signals."""
 from __future__ import annotations
 
 import itertools
-import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,19 @@ from train.cluster import Cluster, Death
 from train.conftest import arrays, loss, make
 
 import dist_dp as dp
+from dist_dp import optim
 from dist_dp.train import loop, session
+from dist_dp.train.sharded import ShardedOptimizer
 from runtime.events import read_events
 
 PHASES = ("shard", "exchange", "exchange-started", "agreed", "apply", "committed")
 
 
-def program(run: Path | None = None, **options: Any) -> Any:
+def program(run: Path | None = None, rule: Any = None, **options: Any) -> Any:
     """2 epochs of 5 steps with a validation after each, then an evaluation: what one worker does."""
     model, optimizer = make()
+    if rule is not None:
+        optimizer = rule(model.parameters(), lr=1e-2)
     settings_: dict[str, Any] = {"batch_size": 10, "epochs": 2, "shards": 4, "seed": 11, "progress": False}
     held_out = arrays(23)
     result = dp.fit(
@@ -35,32 +39,31 @@ def program(run: Path | None = None, **options: Any) -> Any:
     return result, dp.evaluate(model, loss, held_out, batch_size=4)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("mode", [{}, {"overlap": True}, {"shard_optimizer": True}])
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 5, 8, 13])
 def test_the_number_of_workers_does_not_matter(
-    monkeypatch: pytest.MonkeyPatch, shards: int, overlap: bool
+    monkeypatch: pytest.MonkeyPatch, shards: int, mode: dict[str, bool]
 ) -> None:
     """13 shards of 10 examples: some are empty."""
     monkeypatch.setattr(loop, "BUCKET_BYTES", 100)
     expected = program(shards=shards)
     for workers in {2, 3, 4, 5, 7} & set(range(shards + 1)):
-        cluster = Cluster(workers, lambda: program(shards=shards, overlap=overlap)).run()
+        cluster = Cluster(workers, lambda: program(shards=shards, **mode)).run()
         assert cluster.results == dict.fromkeys(range(workers), expected)
 
 
 def test_every_split_of_the_shards_over_workers_gives_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uneven ones too: workers may own any contiguous range, also none."""
     shards, expected = 5, program(shards=5)
-    splits = 0
+    splits, balanced = 0, session.balanced_ranges
     for workers in (2, 3):
         for borders in itertools.combinations_with_replacement(range(shards + 1), workers - 1):
             cuts = [0, *borders, shards]
             ranges = tuple(itertools.pairwise(cuts))
 
             def split(count: int, size: int, ranges: Any = ranges) -> Any:
-                return ranges if (count, size) == (shards, len(ranges)) else session_ranges(count, size)
+                return ranges if (count, size) == (shards, len(ranges)) else balanced(count, size)
 
-            session_ranges = session.balanced_ranges
             with monkeypatch.context() as patch:
                 patch.setattr(session, "balanced_ranges", split)
                 cluster = Cluster(workers, lambda: program(shards=shards)).run()
@@ -91,14 +94,58 @@ def test_a_worker_that_dies_in_any_phase_changes_nothing(
         st.tuples(st.integers(0, 3), st.sampled_from(PHASES), st.integers(0, 9)), min_size=1, max_size=5
     ),
     overlap=st.booleans(),
+    shard_optimizer=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 def test_deaths_drawn_at_random_change_nothing(
-    workers: int, places: list[tuple[int, str, int]], overlap: bool
+    workers: int, places: list[tuple[int, str, int]], overlap: bool, shard_optimizer: bool
 ) -> None:
     deaths = [Death(worker % workers, phase, step) for worker, phase, step in places]
-    cluster = Cluster(workers, lambda: program(overlap=overlap), deaths).run()
-    assert len(cluster.landed) >= 1
+    with tempfile.TemporaryDirectory() as run:
+        options = {
+            "run": Path(run),
+            "overlap": overlap,
+            "shard_optimizer": shard_optimizer,
+            "checkpoint_every": 1,
+        }
+        cluster = Cluster(workers, lambda: program(**options), deaths).run()
     assert cluster.over is not None and cluster.over.code == 0, (cluster.over, cluster.errors)
+    assert len(cluster.landed) >= 1
     expected = program()
     assert cluster.results and all(result == expected for result in cluster.results.values())
+
+
+@pytest.mark.parametrize("rule", [optim.LAMB, optim.Adagrad, optim.SGD, optim.RMSprop])
+def test_a_sharded_optimizer_gives_the_answer_of_any_rule(rule: Any) -> None:
+    """Rules that see parameters whole, start from other values than zero, or have no state at all."""
+    expected = program(rule=rule)
+    cluster = Cluster(4, lambda: program(rule=rule, shard_optimizer=True)).run()
+    assert cluster.results == dict.fromkeys(range(4), expected)
+
+
+def test_the_state_of_a_sharded_optimizer_is_spread() -> None:
+    """Of 8 workers each keeps two eighths, to within the 16 elements on which ranges begin."""
+    _, optimizer = make()
+    total = sum(part.flat.values.size for part in optimizer.parts)
+    owners = np.zeros(total, int)
+    for rank in range(8):
+        sharded = ShardedOptimizer(optimizer)
+        sharded.place(rank, 8)
+        for _, lo, hi, _, _ in sharded.held():
+            owners[lo:hi] += 1
+            assert hi - lo <= total / 8 + 16
+    assert (owners == 2).all()
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_worker_lost_together_with_its_copy_takes_the_run_back_to_its_checkpoint(
+    tmp_path: Path, step: int
+) -> None:
+    run, expected = tmp_path / "run", program()
+    deaths = [Death(worker, "exchange", step, together=2) for worker in (1, 2)]
+    cluster = Cluster(4, lambda: program(run, shard_optimizer=True, checkpoint_every=2), deaths).run()
+    assert len(cluster.landed) == 2
+    assert cluster.results and all(result == expected for result in cluster.results.values())
+    events = list(read_events(run / "metrics.jsonl"))
+    assert [e.step for e in events if e.kind == "step"] == list(range(1, 11))
+    assert any(f.position.op == -1 for f in cluster.forms[1:]), "the state should have been lost"
