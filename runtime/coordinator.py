@@ -141,7 +141,7 @@ class Coordinator:
 
     Attributes:
         generation: the newest that was formed; 0 before the first.
-        members: its workers in the order of ranks, without those lost since.
+        members: its workers in the order of ranks, without those that left or were lost since.
 
     >>> coordinator = Coordinator(1)
     >>> coordinator.begin(now=0.0)
@@ -181,18 +181,17 @@ class Coordinator:
             return []
         it.asked, it.met = position, True
         actions: list[Action] = []
-        present = self._present()
-        if worker in present:
+        if worker in self.members:
             # Invited members regroup by themselves. Otherwise its group broke: maybe before we hear of a loss, maybe
             # without one.
             if not self._invited:
                 actions += self._abort(f"worker {worker} could not go on in it", now)
-        elif present and position.session < self._position.session:
+        elif self.members and position.session < self._position.session:
             it.asked = None
             return [Past(worker, self._position)]
-        elif present and not (self._aborted or self._invited):
+        elif self.members and not (self._aborted or self._invited):
             self._invited = True
-            actions.append(Invite(present))
+            actions.append(Invite(self.members))
         return actions + self._form(now)
 
     def heartbeat(self, worker: int, progress: int, waiting: bool, now: float) -> list[Action]:
@@ -208,12 +207,14 @@ class Coordinator:
         if it is None:
             return []
         it.left, it.asked, it.moved, self._somebody_left = True, None, now, True
+        self.members = tuple(member for member in self.members if member != worker)
         actions: list[Action] = []
         if it.met and not self._complete:
             self._complete = True
-            for other, its in self._workers.items():
-                if not (its.joined or its.left):
-                    actions += self._end(other, "the program came to its end before it could come in", now)
+            needless = [other for other, its in self._workers.items() if not (its.joined or its.left)]
+            actions += self._end(
+                dict.fromkeys(needless, "the program came to its end before it could come in"), now
+            )
         return actions + self._form(now)
 
     def failed(self, worker: int, report: Mapping[str, Any], now: float) -> list[Action]:
@@ -229,7 +230,7 @@ class Coordinator:
         it = self._workers.pop(worker, None)
         if it is None:
             return []
-        actions = self._drop(worker, None if it.left else f"worker {worker} was lost: {reason}", now)
+        actions = self._drop({worker: f"was lost: {reason}"}, now)
         if self._outcome is None and not it.left:
             others_done = self._somebody_left and all(its.left for its in self._workers.values())
             if not (self._complete or others_done):
@@ -255,10 +256,13 @@ class Coordinator:
         """
         self._wake(now)
         actions: list[Action] = []
+        ends: dict[int, str] = {}
         for due, worker, reason in list(self._judgements()):
-            if due <= now:
-                actions += self._abort(reason, now) if worker is None else self._end(worker, reason, now)
-        return actions + self._form(now)
+            if due <= now and worker is None:
+                actions += self._abort(reason, now)
+            elif due <= now and worker is not None:
+                ends.setdefault(worker, reason)
+        return actions + self._end(ends, now) + self._form(now)
 
     def deadline(self, now: float) -> float:
         """Seconds until `tick` should be called next."""
@@ -294,13 +298,9 @@ class Coordinator:
         it.seen, it.heard = now, True
         return it
 
-    def _present(self) -> tuple[int, ...]:
-        """The members of the newest generation that are in it or come back from it."""
-        return tuple(worker for worker in self.members if not self._workers[worker].left)
-
     def _judgements(self) -> Iterator[tuple[float, int | None, str]]:
         """When each worker is to be ended unless something happens before, and why; None: the generation."""
-        limits, present = self._limits, self._present()
+        limits = self._limits
         for worker, it in self._workers.items():
             if it.ended:
                 continue
@@ -310,28 +310,27 @@ class Coordinator:
             silence = limits.heartbeat if it.heard and not it.left else max(limits.heartbeat, _SILENT)
             yield it.seen + silence, worker, f"it said nothing for {silence:g} s"
             # After Abort nobody has to wait.
-            waits = it.asked is not None or (it.waiting and worker in present and not self._aborted)
+            waits = it.asked is not None or (it.waiting and worker in self.members and not self._aborted)
             if limits.hang is not None and it.heard and not waits:
                 yield it.moved + limits.hang, worker, f"it made no progress for {limits.hang:g} s"
-        inside = [self._workers[worker] for worker in present if self._workers[worker].asked is None]
+        inside = [self._workers[worker] for worker in self.members if self._workers[worker].asked is None]
         if limits.hang is not None and not self._aborted and inside and all(it.waiting for it in inside):
             due = max(it.moved for it in inside) + limits.hang
             yield due, None, f"all its workers waited for one another for {limits.hang:g} s"
 
     # --- generations --------------------------------------------------------------------------------------------------
 
-    def _drop(self, worker: int, reason: str | None, now: float) -> list[Action]:
-        """A worker is gone; the newest generation, if it was in it and did not leave in good order, has ended."""
-        if worker not in self.members:
-            return []
-        self.members = tuple(member for member in self.members if member != worker)
-        return [] if reason is None else self._abort(reason, now)
+    def _drop(self, workers: Mapping[int, str], now: float) -> list[Action]:
+        """Workers are gone, and how; the newest generation has ended if one of them was in it."""
+        inside = [f"worker {member} {workers[member]}" for member in self.members if member in workers]
+        self.members = tuple(member for member in self.members if member not in workers)
+        return self._abort("; ".join(inside), now) if inside else []
 
     def _abort(self, reason: str, now: float) -> list[Action]:
         if self._aborted:
             return []
         self._aborted = True
-        inside = tuple(worker for worker in self._present() if self._workers[worker].asked is None)
+        inside = tuple(worker for worker in self.members if self._workers[worker].asked is None)
         for worker in inside:
             self._workers[worker].moved = now
         return [Abort(self.generation, inside, reason)] if inside else []
@@ -349,7 +348,7 @@ class Coordinator:
             return self._past(asking, max(self._position, *asking.values()))
         if self.generation > 0 or self._joining(now):
             there = [worker for worker, it in self._workers.items() if not (it.left or it.ended)]
-            if any(worker not in asking for worker in self._present() or there):
+            if any(worker not in asking for worker in self.members or there):
                 return []
         try:
             agreed = agree(list(asking.values()))
@@ -382,13 +381,13 @@ class Coordinator:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def _end(self, worker: int, reason: str, now: float) -> list[Action]:
-        """End one worker; the others need not wait until it is gone."""
-        if self._workers[worker].ended:
-            return []
-        self._workers[worker].ended = True
-        actions = self._drop(worker, f"worker {worker} is ended: {reason}", now)
-        return [*actions, End(worker, reason)]
+    def _end(self, workers: Mapping[int, str], now: float) -> list[Action]:
+        """End workers, and why; the others need not wait until they are gone."""
+        workers = {worker: reason for worker, reason in workers.items() if not self._workers[worker].ended}
+        for worker in workers:
+            self._workers[worker].ended = True
+        actions = self._drop({worker: f"is ended: {reason}" for worker, reason in workers.items()}, now)
+        return [*actions, *(End(worker, reason) for worker, reason in workers.items())]
 
     def _stop(self, outcome: Over, now: float) -> list[Action]:
         self._outcome, self._ending = outcome, now

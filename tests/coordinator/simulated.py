@@ -353,6 +353,12 @@ class Cluster:
             self.pass_time()
 
     def pass_time(self) -> None:
+        """All that was said arrives before, as long as there is something to say it to."""
+        for process in list(self.processes.values()):
+            while process.up and self.over is None:
+                self.deliver(process)
+        if self.over is not None:
+            return
         self.now += self.coordinator.deadline(self.now) + 1e-3
         for worker, process in self.processes.items():
             if process.steps is not None and process.born <= self.now and not process.silent:
@@ -370,7 +376,7 @@ class Cluster:
             idle = 0 if self.choices() else idle + 1
             assert idle < 2000, f"it hangs: {vars(self.coordinator)}"
             self.turn()
-        assert not self.choices()
+        assert not self.choices(), "nothing is left over"
         for applied in self.finished.values():
             assert applied == self.undisturbed
         return self.over

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runtime.coordinator import Limits
+from runtime.member import Position
 
 PICK = st.integers(0, 10**6)
 
@@ -101,6 +102,19 @@ class Run(RuleBasedStateMachine):
         self.cluster.carry_out(self.cluster.coordinator.tick(self.cluster.now))
         assert known == self.cluster.known or self.cluster.stopping
 
+    @rule(worker=st.integers(0, 5))
+    def who_does_not_count_changes_nothing(self, worker: int) -> None:
+        cluster = self.cluster
+        if worker in cluster.known:
+            return
+        coordinator, now = cluster.coordinator, cluster.now
+        assert coordinator.ask(worker, Position(9, 9), now) == []
+        assert coordinator.heartbeat(worker, 1, False, now) == []
+        assert coordinator.left(worker, now) == []
+        assert coordinator.failed(worker, {"error": "stale"}, now) == []
+        if worker not in cluster.processes:
+            assert coordinator.lost(worker, "again", now) == []
+
     @invariant()
     def members_are_there(self) -> None:
         cluster = self.cluster
@@ -110,7 +124,7 @@ class Run(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         cluster = self.cluster
-        over = cluster.run()
+        over = cluster.over or cluster.run()
         assert over.code in {
             0,
             1 if self.failed else 0,
