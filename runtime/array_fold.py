@@ -7,7 +7,6 @@ are those of the whole fold.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,67 +34,80 @@ def fold_arrays(values: Mapping[Span, Array | None], shards: int, out: Array) ->
     >>> fold_arrays({(0, 2): np.ones(2), (2, 3): None, (3, 4): np.ones(2)}, 4, out), out
     (True, array([2., 2.]))
     """
-    program = _program(tuple((span, array is not None) for span, array in values.items()), shards)
-    if program is None:
-        return False
-    if _is_span(program):
-        np.copyto(out, _run(program, values, 0, out.size, out, None, 0))
-        return True
-    depth = _depth(program)
-    scratch = np.empty((depth, min(_BLOCK, out.size)), out.dtype) if depth else None
-    # A single addition passes over its operands once anyway.
-    block = max(1, out.size) if all(map(_is_span, program)) else _BLOCK
-    for lo in range(0, out.size, block):
-        hi = min(lo + block, out.size)
-        _run(program, values, lo, hi, out[lo:hi], scratch, 0)
-    return True
+    program = Program(values, shards)
+    program.run(values, out)
+    return not program.empty
 
 
-# A program is a span (take its array) or a pair of programs (add them); None where there is nothing.
-_Program = Any
+# What to add: a span (take its array) or a pair of such trees (add them); None where there is nothing.
+_Tree = Any
 
 
-@lru_cache(maxsize=256)
-def _program(present: tuple[tuple[Span, bool], ...], shards: int) -> _Program:
-    def pair(left: _Program, right: _Program) -> _Program:
-        if left is None or right is None:
-            return left if right is None else right
-        return (left, right)
+class Program:
+    """What `fold_arrays` does for arrays of these spans, worked out once for many arrays.
 
-    return combine({span: span if there else None for span, there in present}, shards, pair)
+    Attributes:
+        empty: whether there is nothing to add.
+    """
+
+    def __init__(self, values: Mapping[Span, object | None], shards: int) -> None:
+        def pair(left: _Tree, right: _Tree) -> _Tree:
+            if left is None or right is None:
+                return left if right is None else right
+            return (left, right)
+
+        leaves: dict[Span, _Tree] = {s: s if value is not None else None for s, value in values.items()}
+        tree = combine(leaves, shards, pair)
+        self._tree, self.empty = tree, tree is None
+        self._depth = 0 if self.empty else _depth(tree)
+        # One addition passes over its operands once anyway; several do so block by block.
+        self._whole = self.empty or _is_span(tree) or all(map(_is_span, tree))
+
+    def run(self, values: Mapping[Span, Array | None], out: Array) -> None:
+        """Fold arrays of the spans that were given; where there was None, it is not looked at."""
+        if self.empty:
+            return
+        if self._whole:
+            result = _run(self._tree, values, slice(None), out, None, 0)
+            if result is not out:
+                np.copyto(out, result)
+            return
+        scratch = np.empty((self._depth, min(_BLOCK, out.size)), out.dtype)
+        for lo in range(0, out.size, _BLOCK):
+            piece = slice(lo, lo + _BLOCK)
+            _run(self._tree, values, piece, out[piece], scratch, 0)
 
 
-def _is_span(program: _Program) -> bool:
-    return isinstance(program[0], int)
+def _is_span(tree: _Tree) -> bool:
+    return isinstance(tree[0], int)
 
 
-def _depth(program: _Program) -> int:
+def _depth(tree: _Tree) -> int:
     """Scratch blocks needed: the result of one side must be kept while the other is computed."""
-    if _is_span(program):
+    if _is_span(tree):
         return 0
-    left, right = program
+    left, right = tree
     return max(_depth(left), _depth(right) + (not _is_span(right)))
 
 
 def _run(
-    program: _Program,
+    tree: _Tree,
     values: Mapping[Span, Array | None],
-    lo: int,
-    hi: int,
+    piece: slice,
     out: Array,
     scratch: Array | None,
     used: int,
 ) -> Array:
-    """Compute a program over elements lo:hi into `out`; a span is returned as it is, without a copy."""
-    if _is_span(program):
-        array = values[program]
+    """Compute a tree over a piece of the arrays into `out`; a span is returned as it is, without a copy."""
+    if _is_span(tree):
+        array = values[tree]
         assert array is not None
-        return array[lo:hi]
-    left, right = program
-    a = _run(left, values, lo, hi, out, scratch, used)
+        return array[piece]
+    left, right = tree
+    a = _run(left, values, piece, out, scratch, used)
     if _is_span(right):
-        b = _run(right, values, lo, hi, out, scratch, used)
+        b = _run(right, values, piece, out, scratch, used)
     else:
         assert scratch is not None
-        b = _run(right, values, lo, hi, scratch[used, : hi - lo], scratch, used + 1)
+        b = _run(right, values, piece, scratch[used, : out.size], scratch, used + 1)
     return np.add(a, b, out)

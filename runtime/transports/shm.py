@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..array_fold import fold_arrays
+from ..array_fold import Program
 from ..fold import Span
 from ..group import Bucket, Exchange, Group, Layout, Memory, Total, cut, share
 from .segment import CHUNK, LINE, NOTE, RING, SPANS, Segment, new_file
@@ -25,8 +25,9 @@ Array = NDArray[Any]
 
 
 class _Plan(NamedTuple):
-    """Of an exchange: what this worker adds up for each bucket, and where to; the whole total, if there is any."""
+    """Of an exchange: how to add, what this worker adds of each bucket and where to, and the whole total, if any."""
 
+    program: Program
     folds: list[tuple[dict[Span, Array | None], Array]]
     total: list[Array] | None
 
@@ -173,7 +174,11 @@ class ShmGroup(Group):
 
 
 class _ShmMemory(Memory):
-    """Buffers of all workers, by rank, and the place of the total."""
+    """
+    Attributes:
+        peers: the buffers of all workers, by rank.
+        total: where the total is put together.
+    """
 
     def __init__(
         self,
@@ -184,24 +189,25 @@ class _ShmMemory(Memory):
         total: list[Array],
     ) -> None:
         super().__init__(layout, buckets, peers[rank])
-        self._rank, self._peers, self._total = rank, peers, total
-        self._headers: list[bytes] = []
+        self.rank, self.peers, self.total = rank, peers, total
+        self._planned_for: tuple[list[bytes], int] | None = None
 
-    def plan(self, headers: list[bytes]) -> _Plan:
+    def plan(self, headers: list[bytes], shards: int) -> _Plan:
         """What is to be done when the workers hold what these headers say; kept as long as they say the same."""
-        if headers != self._headers:
+        if self._planned_for != (headers, shards):
             held: dict[Span, list[Array] | None] = {}
-            for buffers, header in zip(self._peers, headers, strict=True):
+            for buffers, header in zip(self.peers, headers, strict=True):
                 numbers = iter(memoryview(header).cast("q"))
                 for lo, hi, index in zip(numbers, numbers, numbers, strict=True):
                     held[lo, hi] = buffers[index] if index >= 0 else None
             folds: list[tuple[dict[Span, Array | None], Array]] = []
             for which, lo, hi in self.buckets:
-                lo, hi = share(lo, hi, self._rank, len(self._peers))
+                lo, hi = share(lo, hi, self.rank, len(self.peers))
                 parts = {span: None if b is None else b[which][lo:hi] for span, b in held.items()}
-                folds.append((parts, self._total[which][lo:hi]))
-            self._plan = _Plan(folds, None if all(b is None for b in held.values()) else self._total)
-            self._headers = headers
+                folds.append((parts, self.total[which][lo:hi]))
+            program = Program(held, shards)
+            self._plan = _Plan(program, folds, None if program.empty else self.total)
+            self._planned_for = headers, shards
         return self._plan
 
 
@@ -258,8 +264,9 @@ class _ShmExchange(Exchange):
     def _fold(self, buckets: int) -> None:
         """Fold this worker's share up to this bucket, if it has not come so far yet."""
         if buckets > self._folded:
-            for values, out in self._planned().folds[self._folded : buckets]:
-                fold_arrays(values, self._shards, out)
+            plan = self._planned()
+            for values, out in plan.folds[self._folded : buckets]:
+                plan.program.run(values, out)
             self._folded = buckets
 
     def _planned(self) -> _Plan:
@@ -269,7 +276,7 @@ class _ShmExchange(Exchange):
             for rank in range(self._group.size):
                 place = self.segment.header(rank, self._number) // 8
                 headers.append(words[place + 1 : place + 1 + words[place]].tobytes())
-            self._plan = self._memory.plan(headers)
+            self._plan = self._memory.plan(headers, self._shards)
         return self._plan
 
     def pending(self) -> Total | None:
