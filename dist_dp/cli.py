@@ -28,6 +28,7 @@ import runtime
 from runtime import launch
 from runtime.coordinator import Limits
 from runtime.hosts import cores, mpi_environment
+from runtime.member import current
 
 from ._version import __version__
 
@@ -41,7 +42,7 @@ _EXTRAS = {
     "mpi4py": "for workers under MPI",
 }
 _RESUME = "the same command goes on from the newest checkpoint, where SCRIPT gives run="
-_INTERRUPTED, _LOST = 130, 3
+_INTERRUPTED = 130
 _AFTER_SCRIPT = {"allow_interspersed_args": False}  # options behind the script are the script's
 
 
@@ -170,7 +171,9 @@ def run(
         sys.exit(run_program(program, functools.partial(_report, script)))
     try:
         launch.run_as_main(script, arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if mpi_environment.launched():
+            sys.excepthook(type(error), error, error.__traceback__)  # ends all ranks
         click.echo(f"\ndist-dp: interrupted; {_RESUME}", err=True)
         sys.exit(_INTERRUPTED)
     except Exception as error:
@@ -215,8 +218,6 @@ def _run_workers(
 def _report(script: str, error: BaseException) -> dict[str, Any]:
     """How the script failed in this worker, for `_run_workers` to tell as `_fail` does."""
     error.__traceback__ = launch.within(script, error.__traceback__)
-    from runtime.member import current
-
     report = {"worker": current().worker, "error": type(error).__name__, "message": str(error)}
     if isinstance(error, SystemExit):
         is_text = not isinstance(error.code, int)
@@ -226,7 +227,7 @@ def _report(script: str, error: BaseException) -> dict[str, Any]:
             "traceback": f"{error.code}\n" if is_text else "",
         }
     if isinstance(error, Exception) and (refusal := _refusal(error)) is not None:
-        return {**report, "refused": refusal}
+        return {**report, "refused": refusal, "exit": _Refused.exit_code, "traceback": f"Error: {refusal}\n"}
     with contextlib.redirect_stderr(io.StringIO()) as told:
         sys.excepthook(type(error), error, error.__traceback__)
     return {**report, "exit": 1, "traceback": told.getvalue()}
@@ -234,15 +235,12 @@ def _report(script: str, error: BaseException) -> dict[str, Any]:
 
 def _fail(script: str, error: Exception) -> NoReturn:
     """End as the script did: told in a line if the call is to be put right, else with its traceback, as Python does."""
-    from runtime.member import Lost
-
     error.__traceback__ = launch.within(script, error.__traceback__)
-    if isinstance(error, Lost):
-        click.echo(f"dist-dp: the run was lost: {error}; {_RESUME}", err=True)
-        sys.exit(_LOST)
     if (refusal := _refusal(error)) is not None:
+        if mpi_environment.launched():
+            current().failed(_report(script, error))  # ends the others too, and one tells
         raise _Refused(refusal) from None
-    sys.excepthook(type(error), error, error.__traceback__)
+    sys.excepthook(type(error), error, error.__traceback__)  # of MPI's ranks, it ends all
     sys.exit(1)
 
 
