@@ -34,6 +34,7 @@ from ..data import Batches, as_source, prefetch
 from ..nn import BufferProposals, Module, buffer_proposals
 from ..optim import GradientBuffer, Optimizer
 from .contribution import Contribution, ContributionSum
+from .directions import default_shards, directed, trace
 from .options import DEFAULTS, Options, check
 from .overlap import BUCKET_BYTES, Overlap, buckets_of
 from .progress import Progress
@@ -70,8 +71,8 @@ class Steps:
         epochs: int = 1,
         **given: Unpack[Options],
     ) -> None:
-        options: Options = {**DEFAULTS, **given}
         check(model, optimizer, given)
+        options = directed({**DEFAULTS, **given})
         self.model, self.optimizer = model, optimizer
         self.state = TrainState(model, optimizer)
         self.source = as_source(data, options["collate"])
@@ -80,7 +81,7 @@ class Steps:
         workers = current().workers
         if shards is None:  # the run's own number; at its first launch as many as there are workers
             known = directory.manifest() if directory else None
-            shards = known["settings"]["shards"] if known else workers
+            shards = known["settings"]["shards"] if known else default_shards(workers)
         self.batches = Batches(
             len(self.source),
             batch_size,
@@ -121,6 +122,7 @@ class Steps:
         self._scattered = False  # the newest parameters lie with their owners
         self._gathered = -1  # the newest step whose state was gathered for a checkpoint
         self._iterated = False
+        self._trace = trace(options["run"], current().worker)
         self._pool: list[GradientBuffer] = []
         self._computed = self._took_part = 0  # shards of this launch, and those that called backward
         self._validated = 0  # the newest step whose validation is done
@@ -263,6 +265,9 @@ class Steps:
         if not sealed:
             gradients.seal()
         weight = shard.weight
+        if self._trace is not None:
+            touched = self._by_name(gradients, gradients.touched)
+            self._trace.shard(shard.step, shard.index, weight, shard.metrics.get("loss"), touched)
         names = self._buffer_names
         return Contribution(
             gradients,
@@ -301,6 +306,8 @@ class Steps:
     def _whole(self) -> None:
         """The state is that after whole steps: it may be kept."""
         self._validated, self._committed = self.step, True
+        if self._trace is not None:
+            self._trace.after(self.step - 1, self.state.model_arrays())
         if self._sharded is None:
             self._save_if_due(last=False)
         faults.here("committed", self.step)

@@ -11,10 +11,12 @@ runs/digits/
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -179,10 +181,19 @@ def program() -> dict[str, str]:
     if file is None or not Path(file).is_file() or Path(file).suffix != ".py":
         return {}
     try:
-        tree = ast.parse(Path(file).read_bytes())
+        with _parsing:
+            return {"file": Path(file).name, "sha256": _syntax_hash(Path(file).read_bytes())}
     except (SyntaxError, ValueError):
         return {"file": Path(file).name}
-    return {"file": Path(file).name, "sha256": hashlib.sha256(ast.dump(tree).encode()).hexdigest()}
+
+
+# CPython 3.11 fails with a SystemError now and then when two threads build syntax trees at once (gh-106905).
+_parsing = threading.Lock()
+
+
+@functools.lru_cache(maxsize=8)
+def _syntax_hash(source: bytes) -> str:
+    return hashlib.sha256(ast.dump(ast.parse(source)).encode()).hexdigest()
 
 
 def damaged_message(error: CheckpointDamaged) -> str:
