@@ -1,24 +1,25 @@
-"""What is measured, part by part: `python -m benchmarks [engine|all_reduce|workers] [OPTIONS]`."""
+"""Side by side with peers: `python -m benchmarks [engine | all_reduce | workers] [OPTIONS]`; engine, if none is named.
+
+`python -m benchmarks NAME --help` says what each measures and needs.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
+from importlib import import_module
 
-PARTS = ("engine", "all_reduce", "workers")
+# Before NumPy and torch are imported: one thread each.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+NAMES = ("engine", "all_reduce", "workers")
 
 
-def main() -> None:
-    # Before NumPy and torch are imported, in this process and in those it starts: one thread each.
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    argv = sys.argv[1:]
-    part = argv.pop(0) if argv and not argv[0].startswith("-") else "engine"
-    if part not in PARTS:
-        sys.exit(f"there is no part {part!r}; known are {', '.join(PARTS)}")
-    importlib.import_module(f"{__package__}.{part}").main(argv)
+def main(argv: list[str]) -> None:
+    name, *options = argv if argv and argv[0] in NAMES else ["engine", *argv]
+    import_module(f".{name}", __package__).main(options)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

