@@ -203,6 +203,11 @@ def _from_environment() -> Member:
     return SoloMember()
 
 
+def in_a_body() -> bool:
+    """Whether this thread acts as another member than this process is: inside a shard's body, it is one by itself."""
+    return _acting.member is not None
+
+
 @contextmanager
 def acting_as(member: Member) -> Iterator[Member]:
     """Let this thread be `member` meanwhile: a cluster of threads, for tests."""
