@@ -569,8 +569,17 @@ def test_doctor_tells_what_decides_bits_here() -> None:
     assert found["versions"]["dist_dp"] == __version__
     assert set(found["extras"]) == {"ray", "mpi4py"}
     assert found["fingerprint"]["byteorder"] == sys.byteorder
+    assert 1 <= found["cores"]["available"] <= found["cores"]["logical"]
+    assert found["extras"]["mpi4py"] is None or "MPI" in found["mpi"]["library"]
     shown = command("doctor").output
-    for name in (*found["versions"], *found["fingerprint"], *found["threads"], "ray", "mpi4py"):
+    for name in (
+        *found["versions"],
+        *found["fingerprint"],
+        *found["threads"],
+        *found["cores"],
+        "ray",
+        "mpi4py",
+    ):
         assert name in shown
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from mpi import launching
 
 from dist_dp.cli import main
 from runtime import launch
@@ -304,3 +305,30 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_digest(number: in
     resumed = subprocess.run(arguments, capture_output=True, text=True)
     assert "resumed at step 3 of 20" in resumed.stderr
     assert resumed.stdout == whole != ""
+
+
+# --- ranks of MPI -------------------------------------------------------------------------------------------------
+
+
+def ranks(*arguments: str) -> launching.Ended:
+    """`mpirun -n 2 dist-dp arguments...`."""
+    Path("command.py").write_text("from dist_dp.cli import main\nmain(prog_name='dist-dp')\n")
+    return launching.mpi(2, Path("command.py"), *arguments)
+
+
+@pytest.mark.process
+def test_every_rank_of_mpi_runs_the_script_and_the_digest_is_that_of_one_process() -> None:
+    script = train()
+    whole = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    ended = ranks("run", script)
+    assert (ended.code, ended.out) == (0, whole * 2), ended.err
+
+
+@pytest.mark.process
+def test_what_one_rank_refuses_is_told_once_and_ends_all() -> None:
+    Path("runs/a").mkdir(parents=True)
+    with run_lock("runs/a/lock"):
+        ended = ranks("run", train("epochs=1, shards=2, run='runs/a', progress=False"))
+    assert ended.code != 0
+    assert ended.err.count(f"is held by process {os.getpid()}") == 1
+    assert "Traceback" not in ended.err
