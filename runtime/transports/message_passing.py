@@ -110,8 +110,9 @@ class Links(ABC):
 _HEAD = struct.Struct("<BBxxxxxxQ")
 _FRAME = 256
 _INSIDE = _FRAME - _HEAD.size
-_OPENING, _CLOSING, _AGREEMENT, _GATHER, _MESSAGE, _GO = range(1, 7)
-_NAMES = ("", "an exchange", "the end of an exchange", "an agreement", "gather_bytes", "send", "recv")
+# A long message is announced by a call and sent when the other side has answered: it reads now.
+_OPENING, _CLOSING, _AGREEMENT, _GATHER, _MESSAGE, _CALL, _GO = range(1, 8)
+_NAMES = ("", "an exchange", "the end of an exchange", "an agreement", "gather_bytes", "send", "send", "recv")
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class MessageGroup(Group):
         self._pending: Total | None = None
         self._flight: threading.Thread | None = None  # that of an exchange in flight
         self._heads: dict[int, tuple[bytearray, Transfer]] = {}  # posted, and come but not looked at
+        self._called: set[int] = set()  # workers that were told to send their long message
         self._inbox: list[deque[_Frame]] = [deque() for _ in range(self.size)]
         self._scratch = np.empty(0, np.uint8)
         self._memories = 0
@@ -187,14 +189,21 @@ class MessageGroup(Group):
         if to == self.rank:
             self._inbox[to].append(_Frame(0, bytearray(view), Transfer(to, done=True)))
             return
-        late = len(view) > EAGER
-        sent = self._post_frame(to, _MESSAGE, view, whole=not late)
-        if late:
+        calls = len(view) > EAGER
+        if calls:
+            self._post_frame(to, _CALL, b"")
             self._until(lambda: () if self._come() and self._peek(to) else (to,), patient=True)
             self._take(to, _GO)
-            sent = self._links.post_send(to, list(_chunks(view)))
-        # What others send meanwhile is taken in: workers that all send first and receive then do not wait in a ring.
-        self._until(lambda: () if self._come() and sent.done else (to,), patient=not late)
+        sent = self._post_frame(to, _MESSAGE, view)
+
+        # What others send meanwhile is taken in, and what was begun is taken in to its end: workers that all send first
+        # and receive then do not wait in a ring.
+        def waiting() -> Iterable[int]:
+            self._come()
+            coming = [frame.rest.peer for inbox in self._inbox for frame in inbox if not frame.rest.done]
+            return [*self._called, *coming, *(() if sent.done else (to,))]
+
+        self._until(waiting, patient=not calls)
 
     def recv(self, source: int) -> bytes:
         self._check_rank("source", source)
@@ -286,7 +295,8 @@ class MessageGroup(Group):
         return self._links.post_send(to, [frame, *(_chunks(view) if whole else ())])
 
     def _peek(self, source: int) -> int | None:
-        """The kind of the frame that has come next from a worker, None if none has; messages go into the inbox."""
+        """The kind of the frame that has come next from a worker, None if none has; messages go into the inbox, and
+        calls are answered."""
         while True:
             if source not in self._heads:
                 frame = bytearray(_FRAME)
@@ -295,9 +305,15 @@ class MessageGroup(Group):
             if not transfer.done:
                 return None
             kind: int = frame[0]
-            if kind != _MESSAGE:
+            if kind == _MESSAGE:
+                self._inbox[source].append(self._take(source, _MESSAGE))
+                self._called.discard(source)
+            elif kind == _CALL:
+                self._take(source, _CALL)
+                self._called.add(source)
+                self._post_frame(source, _GO, b"")
+            else:
                 return kind
-            self._inbox[source].append(self._take(source, _MESSAGE))
 
     def _come(self) -> bool:
         for peer in self._peers:
@@ -311,13 +327,11 @@ class MessageGroup(Group):
         if came != kind:
             name = _NAMES[came] if 0 < came < len(_NAMES) else f"something unknown ({came})"
             raise RuntimeError(
-                f"the workers of a group must make the same calls in the same order; worker {self.rank} is at "
-                f"{_NAMES[kind]}, worker {source} at {name}"
+                f"the workers of a group must make the same calls in the same order; worker {self.rank} "
+                f"waits for {_NAMES[kind]} of worker {source}, which is at {name}"
             ) from self._break("the workers' calls differ")
         payload = bytearray(size)
         payload[:_INSIDE] = frame[_HEAD.size : _HEAD.size + min(size, _INSIDE)]
-        if kind == _MESSAGE and size > EAGER:
-            self._post_frame(source, _GO, b"")
         chunks = list(_chunks(memoryview(payload)))
         return _Frame(
             flag, payload, self._links.post_recv(source, chunks) if chunks else Transfer(source, done=True)
