@@ -164,6 +164,7 @@ class Coordinator:
         self._complete = False  # a worker came to the end of the program: all sessions are over
         self._losses = 0  # in a row without an op agreed on, as known when the newest generation was formed
         self._recent = 0  # since then
+        self._why = ""  # the latest of these, in words
         self._begun = self._latest = self._ending = 0.0  # times: of begin, of the latest event, of Stop
         self._outcome: Over | None = None  # how it will end, once Stop was said
 
@@ -232,11 +233,12 @@ class Coordinator:
             return []
         actions = self._drop({worker: f"was lost: {reason}"}, now)
         if self._outcome is None and not it.left:
+            self._why = f"worker {worker} was lost: {reason}"
             others_done = self._somebody_left and all(its.left for its in self._workers.values())
             if not (self._complete or others_done):
                 self._recent += 1
                 if self._recent >= self._limits.losses:
-                    return actions + self._give_up(self._recent, reason, now)
+                    return actions + self._give_up(self._recent, now)
                 actions.append(self._start(worker, now))
         actions += self._form(now)
         if not self._workers:
@@ -329,7 +331,7 @@ class Coordinator:
     def _abort(self, reason: str, now: float) -> list[Action]:
         if self._aborted:
             return []
-        self._aborted = True
+        self._aborted, self._why = True, reason
         inside = tuple(worker for worker in self.members if self._workers[worker].asked is None)
         for worker in inside:
             self._workers[worker].moved = now
@@ -358,7 +360,7 @@ class Coordinator:
         self._losses = struck if _further(agreed.position, self._position) else self._losses + struck
         self._recent = 0
         if self._losses >= self._limits.losses:
-            return self._give_up(self._losses, "each time before the next op was agreed on", now)
+            return self._give_up(self._losses, now)
         workers = list(asking)
         self.generation += 1
         self.members = tuple(workers[i] for i in agreed.members)
@@ -397,8 +399,8 @@ class Coordinator:
             actions.append(Stop(live, outcome.reason))
         return actions if self._workers else [*actions, outcome]
 
-    def _give_up(self, losses: int, reason: str, now: float) -> list[Action]:
-        text = f"{losses} losses of workers without an op agreed on in between ({reason})"
+    def _give_up(self, times: int, now: float) -> list[Action]:
+        text = f"workers were lost {times} times in a row and no op was agreed on in between; the last time {self._why}"
         return self._stop(Over(3, f"{text}; the same command resumes the run"), now)
 
 

@@ -72,7 +72,7 @@ def agree(positions: Sequence[Position]) -> Agreement:
     for i in members:
         if i not in newcomers and positions[i].op < furthest.op - 1:
             raise ValueError(
-                f"positions: worker {i} stands at {positions[i]}, another at {furthest}: more than one exchange apart"
+                f"positions: {positions[i]} and {furthest} cannot come from one run: more than one op apart"
             )
     donor = min(i for i in members if i not in newcomers)
     return Agreement(furthest, members, donor, newcomers)

@@ -35,7 +35,8 @@ class Stopped(Exception):
 @dataclass(frozen=True)
 class Fault:
     """`kind` happens to the worker when it first comes to this place: "die", "stall" (it says nothing any more), "hang"
-    (it is alive but does not move), "raise", "slow" (it moves on after 40 s)."""
+    (it is alive but does not move), "raise", "slow" (it moves on after 40 s), "break" (its group breaks and nobody is
+    lost)."""
 
     kind: str
     worker: int
@@ -319,6 +320,8 @@ class Cluster:
             process.silent, process.stuck = True, float("inf")
         elif kind == "hang":
             process.stuck = float("inf")
+        elif kind == "break":
+            process.broken = process.group is not None
         elif kind == "slow":
             process.stuck = self.now + 40
         else:
