@@ -56,11 +56,12 @@ def main(argv: list[str]) -> None:
 
 def lines(rounds: int, pythons: list[str]) -> Iterator[str]:
     yield "# All-reduce on one host\n"
-    yield "Made by `python -m benchmarks all_reduce --also PYTHON`, the Python of an environment with another MPI. Two"
-    yield "workers, one process each, add a float32 gradient each. Each writes its gradient anew before every call, so it"
-    yield "lies in the cache of its own core, as after a backward pass; timed is from a barrier to the end of the slower"
-    yield f"one. All ways run in turn (A B C A B C ...); medians over {rounds} rounds. A ratio is the time of that way"
-    yield "over the time of shm in the same round: above 1, shm is faster. In brackets the middle half of the ratios.\n"
+    yield "Made by `python -m benchmarks all_reduce --also PYTHON`, the Python of an environment with another MPI."
+    yield "Two workers, one process each, add a float32 gradient each. Each writes its gradient anew before every call,"
+    yield "so it lies in the cache of its own core, as after a backward pass; timed is from a barrier to the end of the"
+    yield f"slower one. All ways run in turn (A B C ...), medians over {rounds} rounds. A ratio is the time of that"
+    yield "way over the time of shm in the same round: above 1, shm is faster. In brackets the middle half of the"
+    yield "ratios.\n"
     yield "- *shm*, *mpi*, *tcp*: the transports of this package.\n- *MPI*: MPI_Allreduce, from one array to another."
     yield "- *gloo*: torch.distributed's all_reduce, in place."
     yield "- *addition*: each worker adds one half of both gradients where they lie in shared memory, with one call of"

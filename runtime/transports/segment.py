@@ -23,11 +23,12 @@ from collections.abc import Iterable
 from ..group import GroupBroken
 
 LINE = 64  # bytes that caches exchange at once
+# What a slot holds; what is longer goes in turns. Of slots and rings only the pages that are used take memory.
 SPANS = 64  # a range of 2**31 shards has no more maximal subtrees
 HEADER = 8 * (1 + 3 * SPANS)
 NOTE = 4096 - 16
 CHUNK = (1 << 16) - 8
-RING = 1 << 18
+RING = 1 << 20
 
 _SPINS = 50  # reads before the processor is offered to others: about 4 µs
 _YIELD = 200e-6  # seconds of offering it before sleeping

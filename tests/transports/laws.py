@@ -150,7 +150,7 @@ def large_messages(group: Group) -> None:
     """From the first worker to each of the others and back, longer than any buffer on the way."""
     if group.size == 1:
         return
-    for length in (1 << 18, (1 << 18) + 1, 5_000_003):
+    for length in (1 << 20, (1 << 20) + 1, 5_000_003):
         payload = np.random.default_rng(length).bytes(length)
         if group.rank == 0:
             for to in range(1, group.size):

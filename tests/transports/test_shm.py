@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,46 +91,52 @@ def test_memory_that_nobody_uses_is_used_again() -> None:
     os.close(descriptor)
 
 
-def _start(descriptor: int, rank: int, size: int, place: str) -> subprocess.Popen[str]:
+@contextmanager
+def processes(size: int, doomed: int, place: str) -> Iterator[tuple[ShmGroup, list[subprocess.Popen[str]]]]:
+    """Workers that run `shm_worker.py`, and a group of this process over their file; all are gone at the end."""
     program = Path(__file__).with_name("shm_worker.py")
-    return subprocess.Popen(
-        [sys.executable, str(program), str(descriptor), str(rank), str(size), place],
-        stdout=subprocess.PIPE,
-        text=True,
-        pass_fds=[descriptor],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    descriptor = ShmGroup.new_file(size)
+    group = ShmGroup(descriptor, 0, size)
+    command = [sys.executable, str(program), str(descriptor)]
+    with ExitStack() as stack:
+        workers = []
+        for rank in range(size):
+            worker = subprocess.Popen(
+                [*command, str(rank), str(size), place if rank == doomed else ""],
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=[descriptor],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+            workers.append(stack.enter_context(worker))
+            stack.callback(worker.kill)
+        os.close(descriptor)
+        yield group, workers
+        group.close()
 
 
 @pytest.mark.process
 def test_a_process_is_killed_in_each_phase() -> None:
     landed = 0
     for place in ("reserve", "start 2", "ready 2", "finish 2", "before folded", "after folded"):
-        descriptor = ShmGroup.new_file(3)
-        workers = [_start(descriptor, rank, 3, place if rank == 1 else "") for rank in range(3)]
-        group = ShmGroup(descriptor, 0, 3)  # any process that has the file may end the generation
-        os.close(descriptor)
-        assert workers[1].stdout is not None
-        assert workers[1].stdout.readline() == "here\n"
-        workers[1].kill()
-        landed += workers[1].wait() == -9
-        group.abort()
-        held = [w.communicate(timeout=20)[0].split() for i, w in enumerate(workers) if i != 1]
-        assert [w.returncode for w in workers] == [0, -9, 0]
-        assert held[0] == held[1], f"{place}: the survivors do not hold the same"
-        exchanges = {"reserve": 0, "after folded": 3}.get(place, 2)
-        assert held[0] == ["held", str(exchanges), "files", "0"], place
-        workers[1].stdout.close()
+        with processes(3, 1, place) as (group, workers):
+            assert workers[1].stdout is not None
+            assert workers[1].stdout.readline() == "here\n"
+            workers[1].kill()
+            landed += workers[1].wait() == -9
+            group.abort()  # any process that has the file may
+            held = [workers[rank].communicate(timeout=20)[0].split() for rank in (0, 2)]
+            assert [worker.returncode for worker in workers] == [0, -9, 0]
+            assert held[0] == held[1], f"{place}: the survivors do not hold the same"
+            exchanges = {"reserve": 0, "after folded": 3}.get(place, 2)
+            assert held[0] == ["held", str(exchanges), "files", "0"], place
     assert landed == 6
 
 
 @pytest.mark.process
 def test_more_workers_than_cores_progress() -> None:
-    size = 3 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 6
-    size = min(size, 12)
-    descriptor = ShmGroup.new_file(size)
-    workers = [_start(descriptor, rank, size, "") for rank in range(size)]
-    os.close(descriptor)
-    for worker in workers:
-        assert worker.communicate(timeout=60)[0].split() == ["held", "200", "files", "0"]
-        assert worker.returncode == 0
+    size = min(12, 3 * (os.cpu_count() or 2))
+    with processes(size, 0, "") as (_, workers):
+        for worker in workers:
+            assert worker.communicate(timeout=60)[0].split() == ["held", "200", "files", "0"]
+            assert worker.returncode == 0
