@@ -31,6 +31,7 @@ from runtime.hosts import cores, mpi_environment
 from runtime.member import current
 
 from ._version import __version__
+from .verify_command import verify
 
 if TYPE_CHECKING:
     from runtime.hosts.logs import Show
@@ -470,6 +471,8 @@ def _show_machine(found: dict[str, Any]) -> None:
     for line in found["wrong"]:
         click.echo(f"Error: {line}", err=True)
 
+
+main.add_command(verify)
 
 if __name__ == "__main__":
     main()
