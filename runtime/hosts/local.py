@@ -157,6 +157,11 @@ class LocalHost:
                 self._wake.close()
                 self._waker.close()
 
+    @property
+    def generations(self) -> int:
+        """How many were formed so far."""
+        return self._coordinator.generation
+
     def stop(self, reason: str) -> None:
         """Have all workers end, as Ctrl-C does; asked again, end them at once. From any thread or signal handler."""
         self._requests.append(reason)
