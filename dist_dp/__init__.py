@@ -25,11 +25,12 @@ from .ops.create import as_tensor, tensor
 from .random import seed
 from .tape import enable_grad, is_grad_enabled, no_grad
 from .tensor import Tensor
-from .train import NonFiniteLoss, Result, RunMismatch, Shard, evaluate, fit, steps
+from .train import LocalSGD, NonFiniteLoss, Result, RunMismatch, Shard, evaluate, fit, group, steps
 
 keep_freed_memory()
 
 __all__ = [
+    "LocalSGD",
     "NonFiniteLoss",
     "Result",
     "RunMismatch",
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate",
     "fit",
     "grad",
+    "group",
     "hessian",
     "hvp",
     "is_grad_enabled",

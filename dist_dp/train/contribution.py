@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,31 @@ from numpy.typing import NDArray
 from runtime.fold import Span, combine
 from runtime.message import decode, encode
 
-from ..optim.flat import GradientBuffer
+from ..tape import Array
+
+
+class Summand(Protocol):
+    """What is added up over the shards: flat arrays, and which parameters they say something about."""
+
+    arrays: list[Array]
+    touched: NDArray[np.bool_]
+
+    def add(self, other: Any, arrays: bool = True) -> Any:
+        """Add another one into this one; without `arrays`, only what it touched."""
+
+
+class Sum:
+    """A summand that is no gradient: parameters, moments, or gradients in another format."""
+
+    def __init__(self, arrays: Sequence[Array], parameters: int) -> None:
+        self.arrays = list(arrays)
+        self.touched: NDArray[np.bool_] = np.zeros(parameters, np.bool_)
+
+    def add(self, other: Sum, arrays: bool = True) -> None:
+        """Element by element."""
+        for mine, theirs in zip(self.arrays, other.arrays, strict=True):
+            np.add(mine, theirs, mine)
+        np.logical_or(self.touched, other.touched, self.touched)
 
 
 @dataclass
@@ -31,7 +55,7 @@ class Contribution:
         buffers: the same for the proposed values of the model's buffers, by name.
     """
 
-    gradients: GradientBuffer | None = None
+    gradients: Summand | None = None
     weight: float = 0.0
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     buffers: dict[str, tuple[NDArray[np.float64], float]] = field(default_factory=dict)
@@ -46,7 +70,7 @@ class ContributionSum:
         arrays_added: the arrays themselves were added already, bucket by bucket (`overlap.py`).
     """
 
-    def __init__(self, pool: list[GradientBuffer]) -> None:
+    def __init__(self, pool: list[Any]) -> None:
         self._pool = pool
         self.arrays_added = False
 

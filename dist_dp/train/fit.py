@@ -21,6 +21,8 @@ from ..optim import Optimizer
 from ..tape import no_grad
 from ..tensor import Tensor
 from .contribution import Contribution, ContributionSum
+from .half import HalfSteps
+from .local_sgd import LocalSteps
 from .loop import Steps
 from .options import Options
 from .session import Session
@@ -82,6 +84,10 @@ def steps(
         shard_optimizer: keep the optimizer's state (moments) spread over the workers instead of whole in each (ZeRO
             stage 1), with a copy at a neighbour. Checkpoints are then written at steps only: every
             `checkpoint_every`, by default after each epoch, and at the end. The answer is the same.
+        wire: "float16" to add gradients in 16 bits, for slow networks: another answer than in full precision, but again
+            the same for every number of workers (`dist_dp/train/half.py`).
+        local: `LocalSGD(every=h)` to let each shard train a copy of the model for h steps and average the copies then:
+            another method, whose answer depends on the number of shards, never on that of workers.
         progress: show progress; by default where a terminal or a log is watching.
         sinks: further receivers of events (`runtime.events`).
 
@@ -102,7 +108,11 @@ def steps(
     >>> loop.step, model.weight.detach().numpy().round(2).tolist()
     (200, [[2.0, -1.0]])
     """
-    return Steps(model, optimizer, data, batch_size=batch_size, epochs=epochs, **options)
+    if options.get("local") is not None:
+        kind: type[Steps] = LocalSteps
+    else:
+        kind = HalfSteps if options.get("wire") is not None else Steps
+    return kind(model, optimizer, data, batch_size=batch_size, epochs=epochs, **options)
 
 
 def fit(
@@ -143,7 +153,7 @@ def fit(
     (120, True)
     """
     _check_loss(loss)
-    loop = Steps(model, optimizer, data, batch_size=batch_size, epochs=epochs, **options)
+    loop = steps(model, optimizer, data, batch_size=batch_size, epochs=epochs, **options)
     if validation is not None:
         held_out = as_source(validation, options.get("collate"))
         loop.validate = lambda session: _mean(session, model, loss, held_out, batch_size)

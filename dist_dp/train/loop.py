@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -23,7 +24,7 @@ from runtime import faults
 from runtime.events import Event
 from runtime.fingerprint import fingerprint, pin_blas_threads
 from runtime.fold import Fold, Span, most_held
-from runtime.group import Exchange, Group, GroupBroken, Memory
+from runtime.group import Exchange, Group, GroupBroken, Layout, Memory
 from runtime.launch import blas_threads
 from runtime.member import Formation, SoloMember, acting_as, current
 from runtime.message import decode, encode
@@ -33,7 +34,7 @@ from .._version import __version__
 from ..data import Batches, as_source, prefetch
 from ..nn import BufferProposals, Module, buffer_proposals
 from ..optim import GradientBuffer, Optimizer
-from .contribution import Contribution, ContributionSum
+from .contribution import Contribution, ContributionSum, Summand
 from .directions import default_shards, directed, trace
 from .options import DEFAULTS, Options, check
 from .overlap import BUCKET_BYTES, Overlap, buckets_of
@@ -123,7 +124,7 @@ class Steps:
         self._gathered = -1  # the newest step whose state was gathered for a checkpoint
         self._iterated = False
         self._trace = trace(options["run"], current().worker)
-        self._pool: list[GradientBuffer] = []
+        self._pool: list[Any] = []  # of what `_buffer` makes
         self._computed = self._took_part = 0  # shards of this launch, and those that called backward
         self._validated = 0  # the newest step whose validation is done
         self._committed = True  # the state is that after `step` whole steps, validated where that is due
@@ -201,25 +202,10 @@ class Steps:
         adding, overlap = ContributionSum(self._pool), None
         fold = Fold(self.batches.shards, adding, lo, hi)
         for index in range(lo, hi):
-            if group.broken:
-                raise GroupBroken("the generation ended while this worker computed")
-            self._session.member.progress(step, f"shard {index}")
-            faults.here("shard", step, index)
-            indices, batch = self._shards.next()
-            if len(indices) == 0:
-                fold.push(Contribution())  # more shards than examples: nothing to compute, nothing to add
-                continue
-            rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
-            gradients = self._pool.pop()
-            gradients.receive()
+            gradients = self._receiving()
             if self._options["overlap"] and group.size > 1 and index == hi - 1:
                 overlap = Overlap(self._memory, self._places, self._slots, fold, gradients, self._start)
-            shard = Shard(batch, indices, step, epoch, index, rng, overlap)
-            for p in self._others:
-                p.node.clear()
-            # What the body itself calls of dist_dp (an evaluation, say) is this worker's own affair.
-            with random.scope(rng), buffer_proposals() as proposals, acting_as(SoloMember()):
-                yield shard
+            shard, proposals = yield from self._computed_shard(step, index, gradients, overlap)
             begun = overlap and overlap.exchange
             adding.arrays_added = begun is not None
             fold.push(self._contribution(shard, gradients, proposals, sealed=begun is not None))
@@ -234,13 +220,43 @@ class Steps:
             overlap.exchange if overlap else None,
         )
         self._pool = list(self._buffers)
-        if arrays is not None:
-            total.gradients = self._total(arrays)
-            total.gradients.touched[:] = touched
-        self._commit(total, epoch, time.perf_counter() - started)
+        summed = None if arrays is None else self._total(arrays, touched)
+        self._commit(total, summed, epoch, time.perf_counter() - started)
+
+    def _computed_shard(
+        self, step: int, index: int, gradients: GradientBuffer, overlap: Overlap | None = None
+    ) -> Generator[Shard, None, tuple[Shard, BufferProposals]]:
+        """Let the body compute one shard, its gradients written into `gradients`; an empty one is not shown to it."""
+        group = self._session.group
+        if group.broken:
+            raise GroupBroken("the generation ended while this worker computed")
+        self._session.member.progress(step, f"shard {index}")
+        faults.here("shard", step, index)
+        indices, batch = self._shards.next()
+        rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
+        shard = Shard(batch, indices, step, self.batches.locate(step)[0], index, rng, overlap)
+        gradients.receive()
+        for p in self._others:
+            p.node.clear()
+        # What the body itself calls of dist_dp (an evaluation, say) is this worker's own affair.
+        with random.scope(rng), buffer_proposals() as proposals, acting_as(SoloMember()):
+            if len(indices):  # there may be more shards than examples
+                self._computed += 1
+                yield shard
+        self._took_part += shard.weight > 0
+        if shard.weight == 0 and any(p.grad is not None for p in self.state.parameters.values()):
+            raise RuntimeError(
+                f"gradients came to the parameters in step {shard.step}, shard {shard.index}, but not through the "
+                "shard: call shard.backward(loss), not loss.backward()"
+            )
+        return shard, proposals
 
     def _start(self, values: dict[Span, int | None]) -> Exchange:
         return self._session.group.start(self._memory, values, self.batches.shards)
+
+    def _keys(self, step: int, shards: range) -> Iterator[tuple[int, int]]:
+        """(step, shard) of all that this worker is to compute, in its order."""
+        return ((k, shard) for k in range(step, self.total_steps) for shard in shards)
 
     def _load(self, key: tuple[int, int]) -> tuple[Any, Any]:
         step, shard = key
@@ -252,50 +268,81 @@ class Steps:
     def _contribution(
         self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals, sealed: bool
     ) -> Contribution:
-        self._computed += 1
-        self._took_part += shard.weight > 0
-        if shard.weight == 0:  # the body never called shard.backward: this shard takes no part in the step
-            if any(p.grad is not None for p in self.state.parameters.values()):
-                raise RuntimeError(
-                    f"gradients came to the parameters in step {shard.step}, shard {shard.index}, but not through the "
-                    "shard: call shard.backward(loss), not loss.backward()"
-                )
-            self._pool.append(gradients)
+        if shard.weight == 0:  # empty, or the body never called shard.backward: it takes no part in the step
+            self._give_back(gradients)
             return Contribution()
         if not sealed:
             gradients.seal()
         weight = shard.weight
         if self._trace is not None:
-            touched = self._by_name(gradients, gradients.touched)
+            slots = zip(self._by_name(gradients), gradients.touched, strict=True)
+            touched = {name: view for (name, view), there in slots if there}
             self._trace.shard(shard.step, shard.index, weight, shard.metrics.get("loss"), touched)
         names = self._buffer_names
         return Contribution(
-            gradients,
+            self._summand(gradients),
             weight,
             {name: (value * weight, weight) for name, value in shard.metrics.items()},
             {names[buffer]: proposed for buffer, proposed in proposals.sums.items() if buffer in names},
         )
 
-    def _commit(self, total: Contribution, epoch: int, seconds: float) -> None:
+    # --- what is added up: gradients, in the group's memory (other kinds of training add up other things) -------------
+
+    @property
+    def _layout(self) -> Layout:
+        return self.optimizer.layout
+
+    def _buffer(self, arrays: list[Any]) -> Summand:
+        """A place for a sum, in memory that the exchange reads."""
+        return self.optimizer.new_gradients(arrays)
+
+    def _receiving(self) -> GradientBuffer:
+        """Where backward writes the gradients of the next shard."""
+        gradients: GradientBuffer = self._pool.pop()
+        return gradients
+
+    def _give_back(self, gradients: GradientBuffer) -> None:
+        """They were not needed."""
+        self._pool.append(gradients)
+
+    def _summand(self, gradients: GradientBuffer) -> Summand:
+        """What is added up of a shard's gradients."""
+        return gradients
+
+    def _total(self, arrays: list[Any], touched: Any) -> GradientBuffer:
+        """The total as a gradient buffer; its memory is the same from step to step."""
+        key = tuple(array.__array_interface__["data"][0] for array in arrays)
+        if key not in self._totals:
+            self._totals[key] = self.optimizer.new_gradients(arrays)
+        self._totals[key].touched[:] = touched
+        return self._totals[key]
+
+    def _commit(
+        self, total: Contribution, gradients: GradientBuffer | None, epoch: int, seconds: float
+    ) -> None:
         """Apply one step: parameters, buffers, step count."""
         rate = self.optimizer.rate(self.optimizer.param_groups[0])
-        if total.gradients is not None:
-            self._refuse_non_finite(total.gradients)
+        if gradients is not None:
+            self._refuse_non_finite(gradients)
         self._committed = False  # from here on the state is between two steps
         faults.here("apply", self.step)
-        if total.gradients is None:
+        if gradients is None:
             self.optimizer.steps += 1  # no shard took part: the rates go on with the run
         elif self._sharded is None:
-            self.optimizer.apply(total.gradients, total.weight)
+            self.optimizer.apply(gradients, total.weight)
         else:
-            self._sharded.apply(total.gradients, total.weight)
+            self._sharded.apply(gradients, total.weight)
             self._scattered = True
+        self._finish(total, self.step + 1, epoch, rate, seconds)
+
+    def _finish(self, total: Contribution, step: int, epoch: int, rate: float, seconds: float) -> None:
+        """The parameters are those after `step` steps: commit the buffers, count and report."""
         for name, (value, weight) in total.buffers.items():
             self.state.buffers[name].commit(value / weight)
-        self.step += 1
+        examples = sum(self.batches.size(k) for k in range(self.step, step))
+        self.step = step
         means = {name: value / weight for name, (value, weight) in total.metrics.items()}
         self.metrics = {n: v for n, v in self.metrics.items() if n.startswith(VALIDATION)} | means
-        examples = self.batches.size(self.step - 1)
         self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
         self._applied()
 
@@ -321,13 +368,16 @@ class Steps:
         # A sum shows every NaN and infinity in one pass; that finite numbers add up to infinity is looked into.
         if all(math.isfinite(array.sum()) for array in gradients.arrays):
             return
-        names: dict[Any, str] = {p: name for name, p in self.state.parameters.items()}
-        bad = [names[p] for p, view in gradients.slots if not np.isfinite(view).all()]
+        bad = [name for name, view in self._by_name(gradients) if not np.isfinite(view).all()]
         if bad:
             raise NonFiniteLoss(
                 f"the gradient of {', '.join(bad[:5])} is not finite at step {self.step} though the loss is; nothing "
                 "of this step is applied; dist_dp.debug.anomaly() finds the operation it comes from"
             )
+
+    def _by_name(self, gradients: GradientBuffer) -> list[tuple[str, Any]]:
+        names: dict[Any, str] = {p: name for name, p in self.state.parameters.items()}
+        return [(names[p], view) for p, view in gradients.slots]
 
     def _validation(self) -> None:
         assert self.validate is not None
@@ -355,9 +405,9 @@ class Steps:
         lo, hi = self._range = self._session.range(self.batches.shards)
         count = most_held(lo, hi, self.batches.shards)
         bucket_bytes = BUCKET_BYTES if self._options["overlap"] else None
-        self._memory: Memory = group.reserve(self.optimizer.layout, count, bucket_bytes)
-        self._buffers = [self.optimizer.new_gradients(arrays) for arrays in self._memory.buffers]
-        self._places = buckets_of(self._memory, self._buffers[0]) if self._buffers else ([], [])
+        self._memory: Memory = group.reserve(self._layout, count, bucket_bytes)
+        self._buffers = [self._buffer(arrays) for arrays in self._memory.buffers]
+        self._places = buckets_of(self._memory, self.optimizer.gradients)
         self._slots = {id(buffer): i for i, buffer in enumerate(self._buffers)}
         self._pool = list(self._buffers)
         self._totals: dict[tuple[int, ...], GradientBuffer] = {}
@@ -464,13 +514,6 @@ class Steps:
         self.state.restore(arrays, optimizer)
         self._committed = self._validated == self.step
 
-    def _total(self, arrays: list[Any]) -> GradientBuffer:
-        """The total as a gradient buffer; its memory is the same from step to step."""
-        key = tuple(array.__array_interface__["data"][0] for array in arrays)
-        if key not in self._totals:
-            self._totals[key] = self.optimizer.new_gradients(arrays)
-        return self._totals[key]
-
     # --- the run directory ----------------------------------------------------------------------------------------
 
     def _manifest(self) -> dict[str, Any]:
@@ -481,7 +524,14 @@ class Steps:
             "shuffle": self.batches.shuffle,
             "drop_last": self.batches.drop_last,
         }
-        if self.optimizer.uses_total_steps:  # else a run may be prolonged
+        if self._options["wire"] is not None:
+            settings["wire"] = self._options["wire"]
+        if self._options["local"] is not None:
+            settings["local"] = asdict(self._options["local"])
+        # The last round is cut at the end of the run.
+        if (
+            self.optimizer.uses_total_steps or self._options["local"] is not None
+        ):  # else a run may be prolonged
             settings["total_steps"] = self.total_steps
         return {
             "format": MANIFEST_FORMAT,
@@ -536,8 +586,9 @@ class _Loading:
     def restart(self, step: int, shards: range) -> None:
         """Go on with the first of `shards` of `step`."""
         self.__exit__()
-        keys = ((k, s) for k in range(step, self._steps.total_steps) for s in shards)
-        self._ahead = prefetch(self._steps._load, keys, self._steps._options["prefetch"])
+        self._ahead = prefetch(
+            self._steps._load, self._steps._keys(step, shards), self._steps._options["prefetch"]
+        )
 
     def next(self) -> tuple[Any, Any]:
         """(indices, batch) of the next shard."""

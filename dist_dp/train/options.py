@@ -5,12 +5,43 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from runtime.events import Sink
 
 from ..nn import Module
 from ..optim import Optimizer
+from ..optim.hyperparameters import number
+
+
+@dataclass(frozen=True)
+class LocalSGD:
+    """Average the shards' copies of the model every `every` steps (fewer before the end of an epoch).
+
+    Args:
+        every: steps of a round.
+        lr, momentum: of the outer rule: v = momentum v + d, then weights += lr (d + momentum v), where d is the average
+            change in the round. 1 and 0 are plain averaging; DiLoCo takes 0.7 and 0.9.
+
+    Raises:
+        TypeError, ValueError: a number of the wrong type or out of range.
+
+    >>> LocalSGD(every=8)
+    LocalSGD(every=8, lr=1.0, momentum=0.0)
+    """
+
+    every: int
+    lr: float = 1.0
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.every, bool) or not isinstance(self.every, int):
+            raise TypeError(f"every must be an int >= 1, got {self.every!r:.80}")
+        if self.every < 1:
+            raise ValueError(f"every must be an int >= 1, got {self.every}")
+        object.__setattr__(self, "lr", number("lr", self.lr, above=True))
+        object.__setattr__(self, "momentum", number("momentum", self.momentum))
 
 
 class Options(TypedDict, total=False):
@@ -29,6 +60,8 @@ class Options(TypedDict, total=False):
     prefetch: int
     overlap: bool
     shard_optimizer: bool
+    wire: str | None
+    local: LocalSGD | None
     progress: bool | None
     sinks: Sequence[Sink]
 
@@ -47,6 +80,8 @@ DEFAULTS: Options = {
     "prefetch": 2,
     "overlap": False,
     "shard_optimizer": False,
+    "wire": None,
+    "local": None,
     "progress": None,
     "sinks": (),
 }
@@ -76,6 +111,13 @@ def check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
     for name in ("overlap", "shard_optimizer"):
         if not isinstance(given.get(name, False), bool):
             raise TypeError(f"{name} must be True or False, got {given[name]!r:.80}")
+    if given.get("wire") not in (None, "float16"):
+        raise ValueError(f"wire must be None or 'float16', got {given['wire']!r:.80}")
+    if not isinstance(given.get("local"), LocalSGD | None):
+        raise TypeError(f"local must be a dist_dp.LocalSGD, got {given['local']!r:.80}")
+    modes = [name for name in ("local", "wire", "overlap", "shard_optimizer") if given.get(name)]
+    if len(modes) > 1 and set(modes) != {"overlap", "shard_optimizer"}:
+        raise ValueError(f"{' and '.join(modes)} cannot be combined; choose one of them")
     progress, sinks = given.get("progress"), given.get("sinks", ())
     if progress not in (None, True, False):
         raise TypeError(f"progress must be True, False or None, got {progress!r:.80}")

@@ -21,7 +21,7 @@ from typing import Any
 from runtime import faults
 from runtime.fold import Span, balanced_ranges
 from runtime.group import Exchange, Group, GroupBroken, Memory, Total
-from runtime.member import Formation, Member, Position, current
+from runtime.member import Formation, Lost, Member, Position, current
 
 from .contribution import Contribution, note, total_of
 
@@ -148,3 +148,29 @@ class Session:
         self.member.stale = False
         if formation.past:
             self.past, self._alone = True, formation.group
+
+
+def group() -> Group:
+    """The workers of this run, for exchanges of your own: `all_reduce`, `all_gather`, `broadcast`, `barrier`, ...
+
+    Every worker must call it, and what it then does with the group, at the same places of the program, outside of the
+    training loop. In the body of a training loop, and in a process by itself, it is a group of one. What you compute
+    with it may depend on the number of workers; what `fit`, `steps` and `evaluate` compute does not.
+
+    Raises:
+        Lost: this worker came in the place of one that was lost, after the others had passed here.
+
+    >>> import dist_dp as dp
+    >>> dp.group().all_reduce([1.0, 2.0])
+    array([1., 2.])
+    """
+    session = Session(stateless=True)
+    formation = session.join()
+    if session.past:
+        raise Lost(
+            "a worker was replaced, and the program's own exchanges (dist_dp.group) cannot be repeated for the new "
+            "one; start the run again to go on from its newest checkpoint"
+        )
+    if formation is not None:
+        session.settle()
+    return session.group

@@ -7,7 +7,7 @@ that costs another N-th of the work, and no traffic. When one worker is lost eve
 and its buddy are lost in the same step the run goes back to its newest checkpoint.
 
 Source: S. Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models" (SC 2020),
-section 5.1 (P_os); the buddy is as in Z. Wang et al., "GEMINI" (SOSP 2023), section 4, with one replica.
+section 5.1 (P_os). A copy in the memory of a peer is the idea of Z. Wang et al., "GEMINI" (SOSP 2023).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ class TrainState:
 
     Attributes:
         parameters, buffers: by name.
+        outer: arrays of a rule outside of the optimizer, by the parameters' names (`local_sgd.py`).
         trained: the names of the optimizer's parameters, in its order.
 
     Raises:
@@ -26,6 +27,7 @@ class TrainState:
         self.optimizer = optimizer
         self.parameters = dict(model.named_parameters())
         self.buffers = dict(model.named_buffers())
+        self.outer: dict[str, Any] = {}
         names = {p: name for name, p in self.parameters.items()}
         owned = [p for group in optimizer.param_groups for p in group["params"]]
         strange = [p for p in owned if p not in names]
@@ -47,6 +49,7 @@ class TrainState:
     def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(arrays, plain JSON): all that the next step depends on."""
         arrays = {f"model/{name}": array for name, array in self.model_arrays().items()}
+        arrays.update({f"outer/{name}": array for name, array in self.outer.items()})
         state = self.optimizer.state_dict()
         counts = {}
         for index, entry in state["state"].items():
@@ -64,6 +67,8 @@ class TrainState:
         """Take over what `saved` returned, here or in another worker."""
         for name, tensor in {**self.parameters, **self.buffers}.items():
             tensor.data[...] = arrays[f"model/{name}"]
+        for name, array in self.outer.items():
+            array[...] = arrays[f"outer/{name}"]
         state = self.optimizer.state_dict()
         for index, entry in state["state"].items():
             name = self.trained[index]

@@ -23,30 +23,49 @@ from dist_dp.train import loop, session
 from dist_dp.train.sharded import ShardedOptimizer
 from runtime.events import read_events
 
-PHASES = ("shard", "exchange", "exchange-started", "agreed", "apply", "committed")
+PHASES = ("shard", "exchange", "exchange-started", "agreed", "apply")
 
 
-def program(run: Path | None = None, rule: Any = None, **options: Any) -> Any:
+class Stop(Exception):
+    """Raised by a test in the body of a loop."""
+
+
+def program(run: Path | None = None, rule: Any = None, until: int = 99, **options: Any) -> Any:
     """2 epochs of 5 steps with a validation after each, then an evaluation: what one worker does."""
     model, optimizer = make()
+
+    def stopping(model: Any, batch: Any) -> Any:
+        if optimizer.steps >= until:
+            raise Stop
+        return loss(model, batch)
+
     if rule is not None:
         optimizer = rule(model.parameters(), lr=1e-2)
     settings_: dict[str, Any] = {"batch_size": 10, "epochs": 2, "shards": 4, "seed": 11, "progress": False}
     held_out = arrays(23)
     result = dp.fit(
-        model, loss, optimizer, arrays(), validation=held_out, run=run, **{**settings_, **options}
+        model, stopping, optimizer, arrays(), validation=held_out, run=run, **{**settings_, **options}
     )
     return result, dp.evaluate(model, loss, held_out, batch_size=4)
 
 
-@pytest.mark.parametrize("mode", [{}, {"overlap": True}, {"shard_optimizer": True}])
+# The modes that give the answer of the plain run, and those with an answer of their own.
+SAME: list[dict[str, Any]] = [{}, {"overlap": True}, {"shard_optimizer": True}]
+OWN: list[dict[str, Any]] = [
+    {"wire": "float16"},
+    {"local": dp.LocalSGD(every=3)},
+    {"local": dp.LocalSGD(every=2, lr=0.7, momentum=0.9)},
+]
+
+
+@pytest.mark.parametrize("mode", SAME + OWN, ids=str)
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 5, 8, 13])
 def test_the_number_of_workers_does_not_matter(
-    monkeypatch: pytest.MonkeyPatch, shards: int, mode: dict[str, bool]
+    monkeypatch: pytest.MonkeyPatch, shards: int, mode: dict[str, Any]
 ) -> None:
     """13 shards of 10 examples: some are empty."""
     monkeypatch.setattr(loop, "BUCKET_BYTES", 100)
-    expected = program(shards=shards)
+    expected = program(shards=shards, **(mode if mode in OWN else {}))
     for workers in {2, 3, 4, 5, 7} & set(range(shards + 1)):
         cluster = Cluster(workers, lambda: program(shards=shards, **mode)).run()
         assert cluster.results == dict.fromkeys(range(workers), expected)
@@ -72,7 +91,7 @@ def test_every_split_of_the_shards_over_workers_gives_one_answer(monkeypatch: py
     assert splits == 6 + 21
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [*PHASES, "committed"])
 @pytest.mark.parametrize("worker", [0, 1, 2])
 @pytest.mark.parametrize("step", [0, 4, 9])
 def test_a_worker_that_dies_in_any_phase_changes_nothing(
@@ -93,26 +112,30 @@ def test_a_worker_that_dies_in_any_phase_changes_nothing(
     places=st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from(PHASES), st.integers(0, 9)), min_size=1, max_size=5
     ),
-    overlap=st.booleans(),
-    shard_optimizer=st.booleans(),
+    mode=st.sampled_from([*SAME, {"overlap": True, "shard_optimizer": True}, *OWN]),
 )
 @settings(max_examples=40, deadline=None)
 def test_deaths_drawn_at_random_change_nothing(
-    workers: int, places: list[tuple[int, str, int]], overlap: bool, shard_optimizer: bool
+    workers: int, places: list[tuple[int, str, int]], mode: dict[str, Any]
 ) -> None:
-    deaths = [Death(worker % workers, phase, step) for worker, phase, step in places]
+    starts = range(10)
+    if "local" in mode:  # only rounds are seen: they begin here
+        starts = [5 * epoch + k for epoch in (0, 1) for k in range(0, 5, mode["local"].every)]
+    deaths = [Death(w % workers, phase, max(s for s in starts if s <= step)) for w, phase, step in places]
     with tempfile.TemporaryDirectory() as run:
-        options = {
-            "run": Path(run),
-            "overlap": overlap,
-            "shard_optimizer": shard_optimizer,
-            "checkpoint_every": 1,
-        }
-        cluster = Cluster(workers, lambda: program(**options), deaths).run()
+        cluster = Cluster(workers, lambda: program(Path(run), **mode, checkpoint_every=1), deaths).run()
     assert cluster.over is not None and cluster.over.code == 0, (cluster.over, cluster.errors)
     assert len(cluster.landed) >= 1
-    expected = program()
+    expected = program(**(mode if mode in OWN else {}))
     assert cluster.results and all(result == expected for result in cluster.results.values())
+
+
+@pytest.mark.parametrize("mode", OWN, ids=str)
+@pytest.mark.parametrize("last", [1, 4, 7])
+def test_a_mode_of_its_own_goes_on_from_a_checkpoint(tmp_path: Path, mode: dict[str, Any], last: int) -> None:
+    with pytest.raises(Stop):
+        program(tmp_path / "run", until=last, **mode, checkpoint_every=1)
+    assert program(tmp_path / "run", **mode) == program(**mode)
 
 
 @pytest.mark.parametrize("rule", [optim.LAMB, optim.Adagrad, optim.SGD, optim.RMSprop])
