@@ -52,6 +52,8 @@ def main(descriptor: int, rank: int, size: int, place: str) -> None:
             check(exchange.finish(), turn)
             held += 1
     except GroupBroken:
+        print("stopped", flush=True)
+        sys.stdin.readline()  # until all have: what is pending is asked only then
         total = group.pending()
         if total is not None:
             check(total, held)

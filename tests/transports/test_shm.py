@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -103,6 +104,7 @@ def processes(size: int, doomed: int, place: str) -> Iterator[tuple[ShmGroup, li
         for rank in range(size):
             worker = subprocess.Popen(
                 [*command, str(rank), str(size), place if rank == doomed else ""],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 pass_fds=[descriptor],
@@ -110,9 +112,17 @@ def processes(size: int, doomed: int, place: str) -> Iterator[tuple[ShmGroup, li
             )
             workers.append(stack.enter_context(worker))
             stack.callback(worker.kill)
+            late = threading.Timer(60, worker.kill)  # so that a worker that hangs fails the test
+            late.start()
+            stack.callback(late.cancel)
         os.close(descriptor)
         yield group, workers
         group.close()
+
+
+def _line(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline().rstrip()
 
 
 @pytest.mark.process
@@ -120,12 +130,13 @@ def test_a_process_is_killed_in_each_phase() -> None:
     landed = 0
     for place in ("reserve", "start 2", "ready 2", "finish 2", "before folded", "after folded"):
         with processes(3, 1, place) as (group, workers):
-            assert workers[1].stdout is not None
-            assert workers[1].stdout.readline() == "here\n"
+            assert _line(workers[1]) == "here"
             workers[1].kill()
             landed += workers[1].wait() == -9
             group.abort()  # any process that has the file may
-            held = [workers[rank].communicate(timeout=20)[0].split() for rank in (0, 2)]
+            for rank in (0, 2):
+                assert _line(workers[rank]) == "stopped"
+            held = [workers[rank].communicate("\n", timeout=20)[0].split() for rank in (0, 2)]
             assert [worker.returncode for worker in workers] == [0, -9, 0]
             assert held[0] == held[1], f"{place}: the survivors do not hold the same"
             exchanges = {"reserve": 0, "after folded": 3}.get(place, 2)
