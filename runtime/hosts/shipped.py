@@ -277,7 +277,6 @@ def _rebuilt(folder: Path, report: Mapping[str, Any]) -> BaseException:
         if isinstance(error, tuple):
             kind, args, attributes = error
             error = kind.__new__(kind, *args)
-            error.args = args
             vars(error).update(attributes)
     except Exception:
         error = RuntimeError(f"{report['error']}: {report['message']}")

@@ -120,6 +120,14 @@ def test_a_function_of_a_module_that_workers_cannot_import() -> None:
 
 
 @pytest.mark.process
+def test_modules_are_found_where_they_are_found_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("library").mkdir()
+    Path("library/beside_me.py").write_text("def twice(x): return 2 * x")
+    monkeypatch.syspath_prepend(Path("library").absolute())
+    assert dp.launch(lambda x: __import__("beside_me").twice(x), 7) == [14, 14]
+
+
+@pytest.mark.process
 def test_from_a_thread_and_a_partial() -> None:
     found: list[Any] = []
     fn = functools.partial(lambda workers, x: (workers, x), workers="an argument of that name")
