@@ -155,6 +155,8 @@ class Cluster:
                 case coordinator.Invite(members):
                     for worker in members:
                         self._members[worker].wanted = True
+                case coordinator.End(worker):
+                    self._members[worker].answers.put(Lost("ended"))
                 case coordinator.Stop(workers):
                     for worker in workers:
                         self._members[worker].answers.put(Lost("stopped"))
