@@ -325,7 +325,7 @@ def test_within_a_worker_it_is_refused_and_a_loss_is_made_good() -> None:
 
     assert dp.launch(die_once) == [0, 1]
     assert Path("died").exists()
-    with pytest.raises(Lost, match="losses"):
+    with pytest.raises(Lost, match="lost"):
         dp.launch(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
