@@ -363,6 +363,7 @@ class LocalHost:
     def _form(self, form: Form) -> None:
         """Tell each member of a generation its place, with what it needs to reach the others."""
         ranks = {worker: rank for rank, worker in enumerate(form.members)}
+        hosts = self._hosts(form.members)
         common = {
             "tell": "form",
             "generation": form.generation,
@@ -370,20 +371,27 @@ class LocalHost:
             "position": tuple(form.position),
             "donor": None if form.donor is None else ranks[form.donor],
             "newcomers": sorted(ranks[worker] for worker in form.newcomers),
+            "hosts": hosts,
+            "addresses": [self._processes[worker].address for worker in form.members],
         }
-        with contextlib.ExitStack() as files:
-            places: list[tuple[dict[str, Any], list[int]]] = [({}, [])] * len(ranks)
-            if len(ranks) > 1 and self._backend == "shm":
-                from ..transports.shm import ShmGroup
+        for host in hosts:
+            with contextlib.ExitStack() as files:
+                descriptors = []
+                if len(host) > 1 and "shm" in self._backend:
+                    from ..transports.shm import ShmGroup
 
-                descriptor = ShmGroup.new_file(len(ranks))
-                files.callback(os.close, descriptor)
-                places = [({}, [descriptor])] * len(ranks)
-            elif len(ranks) > 1:
-                addresses = [self._processes[worker].address for worker in form.members]
-                places = [({"addresses": addresses}, [])] * len(ranks)
-            for (worker, rank), (place, descriptors) in zip(ranks.items(), places, strict=True):
-                self._tell([worker], {**common, **place, "rank": rank}, descriptors)
+                    descriptors.append(ShmGroup.new_file(len(host)))
+                    files.callback(os.close, descriptors[0])
+                for rank in host:
+                    self._tell([form.members[rank]], {**common, "rank": rank}, descriptors)
+
+    def _hosts(self, members: Sequence[int]) -> list[list[int]]:
+        """The ranks that are on one host together, for each host: one, or two pretended ones."""
+        count = 2 if self._backend == "shm+tcp" else 1
+        hosts: list[list[int]] = [[] for _ in range(count)]
+        for rank, worker in enumerate(members):
+            hosts[worker * count // self._workers].append(rank)
+        return [host for host in hosts if host]
 
     def _tell(self, workers: Sequence[int], message: Any, descriptors: Sequence[int] = ()) -> None:
         for worker in workers:

@@ -173,22 +173,34 @@ class LocalMember(Member):
         Raises:
             GroupBroken: one of the others is gone already.
         """
-        generation, rank, size = told["generation"], told["rank"], told["size"]
-        if size == 1:
+        generation, rank, addresses, hosts = (told[n] for n in ("generation", "rank", "addresses", "hosts"))
+        if told["size"] == 1:
             return SoloGroup(generation)
-        if self.backend == "shm":
-            from ..transports.shm import ShmGroup
-
-            (descriptor,) = descriptors
-            return ShmGroup(descriptor, rank, size, generation)
-        from ..transports.tcp import TcpGroup
 
         def cancelled() -> bool:
             return self.stopped or self._aborted >= generation
 
-        return TcpGroup(
-            self._listener, told["addresses"], rank, generation, self._secret, cancelled=cancelled
-        )
+        if self.backend == "tcp":
+            from ..transports.tcp import TcpGroup
+
+            return TcpGroup(self._listener, addresses, rank, generation, self._secret, cancelled=cancelled)
+        inside: Group = SoloGroup(generation)
+        if descriptors:
+            from ..transports.shm import ShmGroup
+
+            host = next(host for host in hosts if rank in host)
+            inside = ShmGroup(descriptors[0], host.index(rank), len(host), generation)
+        if self.backend == "shm":
+            return inside
+        from ..transports.hierarchical import HierarchicalGroup
+
+        try:
+            return HierarchicalGroup.over_tcp(
+                inside, hosts, self._listener, addresses, rank, generation, self._secret, cancelled=cancelled
+            )
+        except BaseException:
+            inside.close()
+            raise
 
     # --- the thread that speaks with the launcher ---------------------------------------------------------------------
 

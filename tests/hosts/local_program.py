@@ -46,14 +46,8 @@ def slowly(op):
 
 
 def stubborn(op):
-    """Take no notice of an interrupt."""
-    until = time.monotonic() + 0.01
-    while (left := until - time.monotonic()) > 0:
-        try:
-            time.sleep(left)
-        except KeyboardInterrupt:
-            print("interrupted", flush=True)
-            until += 1000
+    """Take no notice of an interrupt, see below."""
+    slowly(op)
 
 
 def chosen(op):
@@ -82,12 +76,16 @@ def keeps_the_lock(op):
 
 
 def forks(op):
-    """Leave a child behind that holds all that this process holds, and one that ends as a program does."""
+    """Leave a child behind that holds all that this process holds, and have one that goes on with the program."""
     if chosen(op):
         if os.fork() == 0:
             time.sleep(3)
             os._exit(0)
         if os.fork() == 0:
+            try:
+                member.form(Position(0, op))
+            except RuntimeError as error:
+                print(error, flush=True)
             sys.exit(0)
         os.wait()
     slowly(op)
@@ -100,5 +98,11 @@ def in_a_thread(op):
 
 if __name__ == "__main__":
     count, before = int(sys.argv[1]), globals()[sys.argv[2] if len(sys.argv) > 2 else "nothing"]
-    run(count, before)
+    try:
+        run(count, before)
+    except KeyboardInterrupt:
+        if before is not stubborn:
+            raise
+        print("interrupted", flush=True)
+        time.sleep(1000)
     print("done", flush=True)

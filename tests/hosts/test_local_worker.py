@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,7 @@ from runtime.transports.shm import ShmGroup
 from runtime.transports.solo import SoloGroup
 
 ALONE = {"tell": "form", "rank": 0, "size": 1, "position": (2, 7), "donor": None, "newcomers": []}
+ALONE |= {"hosts": [[0]], "addresses": [None]}
 
 
 class Launcher:
@@ -41,13 +43,15 @@ class Launcher:
             self.member._converse()
 
     def hear(self, say: str) -> Any:
-        """The next message of a kind; others are left out."""
-        while True:
+        """The next message of a kind, which comes soon; others are left out."""
+        until = time.monotonic() + 10.0
+        while time.monotonic() < until:
             while self.said:
                 if (message := self.said.pop(0))["say"] == say:
                     return message
             self.said += [message for message, _ in self.incoming.receive()]
             assert not self.incoming.ended
+        raise TimeoutError(say)
 
     def tell(self, *messages: Any, descriptors: tuple[int, ...] = ()) -> None:
         for message in messages:
@@ -91,7 +95,7 @@ def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_generation_is_asked_for_and_formed(launcher: Launcher) -> None:
     answer = launcher.form()
     descriptor = ShmGroup.new_file(2)
-    told = {"rank": 1, "size": 2, "donor": 0, "newcomers": [1], "generation": 5}
+    told = {"rank": 1, "size": 2, "donor": 0, "newcomers": [1], "generation": 5, "hosts": [[0, 1]]}
     launcher.tell({**ALONE, **told}, descriptors=(descriptor,))
     formation = answer.result(10.0)
     assert (formation.group.rank, formation.group.size, formation.group.generation) == (1, 2, 5)
