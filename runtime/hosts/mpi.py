@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..group import Group
-from ..member import Formation, Lost, Member, Position, agree
+from ..member import Formation, Member, Position, agree
 from ..transports.message_passing import MessageGroup
 from ..transports.solo import SoloGroup
 from . import mpi_environment
@@ -40,6 +40,9 @@ _ULFM = "OMPI_MCA_mpi_ft_enable"  # set by `mpirun --with-ft ulfm`
 
 # Exit codes: the program failed; the run was lost; interrupted.
 _FAILED, _LOST, _INTERRUPTED = 1, 3, 130
+
+# Seconds that a launcher has to pass on what was written: what is on the way when it ends the job may be dropped.
+_FORWARDING = 0.2
 
 _LOOK = 1e-3  # seconds between two looks at whether the others have come to a round
 
@@ -202,11 +205,12 @@ class MpiMember(Member):
     def _end_job(self, code: int, words: str) -> None:
         """End all processes, with these words. What happens to all is told by the first of them alone."""
         self._ended = True
-        time.sleep(0.05 * min(self.worker, 20))
+        time.sleep(2 * _FORWARDING * min(self.worker, 4))
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.write(words.rstrip() + "\n")
             sys.stderr.flush()
+        time.sleep(_FORWARDING)
         self._world.Abort(code)
 
     def _watch_the_end(self, finalize: bool) -> None:
@@ -220,13 +224,12 @@ class MpiMember(Member):
                 shown(kind, error, frames)
             elif issubclass(kind, KeyboardInterrupt):
                 self._end_job(_INTERRUPTED, "interrupted")
-            elif issubclass(kind, Lost):
-                self._end_job(_LOST, str(error))
             else:
                 words = "".join(traceback.format_exception(kind, error, frames))
                 self.failed({"error": kind.__name__, "message": str(error), "traceback": words})
 
         def end() -> None:
+            self.pay()
             self.leave()
             # Open MPI's Finalize may wait for the dead (seen in 2 of 40 runs). Without it the exit code is the same.
             if finalize and not self._survives:

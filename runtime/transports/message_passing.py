@@ -68,11 +68,13 @@ class Links(ABC):
     Attributes:
         rank, size: this worker's place, and how many there are.
         lost: the workers whose links have ended; transfers with them will not be done.
+        share_bytes: how much one worker folds of a piece; None: SHARE_BYTES.
     """
 
     rank: int
     size: int
     lost: set[int]
+    share_bytes: int | None = None
 
     @abstractmethod
     def post_send(self, to: int, buffers: Sequence[Buffer]) -> Transfer:
@@ -373,14 +375,14 @@ class _Memory(Memory):
         self.totals = [np.empty(size, dtype) for dtype, size in layout]
         self.number = number  # the same on every worker
 
-    def pieces(self, workers: int) -> list[tuple[int, Bucket]]:
+    def pieces(self, workers: int, share_bytes: int) -> list[tuple[int, Bucket]]:
         """Each piece, and the number of buckets that must be ready for it."""
         found: list[tuple[int, Bucket]] = []
         for index, (array, lo, hi) in enumerate(self.buckets):
             item = np.dtype(self.layout[array][0]).itemsize
             if found and found[-1][1][:2] == (array, hi) and (found[-1][1][2] - lo) * item <= SMALL_BYTES:
                 hi = found.pop()[1][2]  # neighbours that are not worth a message each
-            most = workers * max(1, SHARE_BYTES // item)
+            most = workers * max(1, share_bytes // item)
             found += [(index + 1, (array, a, min(a + most, hi))) for a in range(lo, hi, most)]
         return found
 
@@ -393,7 +395,7 @@ class _Exchange(Exchange):
     ) -> None:
         self._group, self._memory, self._shards = group, memory, shards
         self._mine = {s: None if i is None else memory.buffers[i] for s, i in values.items()}
-        self._pieces = memory.pieces(group.size)
+        self._pieces = memory.pieces(group.size, group._links.share_bytes or SHARE_BYTES)
         self._ready = 0
         self._closing: tuple[bytes, bool] | None = None  # note and regroup, once `finish` is called
         self._spans: list[list[Span]] = []  # of each worker: those that something was added to

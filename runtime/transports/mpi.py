@@ -41,6 +41,8 @@ class MpiLinks(Links):
             notice; else by telling each of them, which suffices where a death ends the job.
     """
 
+    share_bytes = 1 << 20  # 64 MiB take 1.4 times as long with pieces of a quarter
+
     def __init__(self, comm: MPI.Comm, ranks: Sequence[int], revoke: bool = False) -> None:
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._comm, self._ranks, self._revoke = comm, list(ranks), revoke

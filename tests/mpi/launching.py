@@ -22,6 +22,7 @@ LIMIT = 60.0  # seconds after which a job is held to hang
 
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "",  # a line is one write, so those of different workers do not mix
     "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
     # Open MPI, and the launcher it comes with: as root, and more processes than processors.
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
