@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -112,6 +112,7 @@ class Member(ABC):
         group: of the present generation; None before the first `form`.
         stale: the group is to be formed anew before its next use, because somebody asked for it.
         backend: what the group exchanges over, for the record: "solo", "shm", "tcp", "mpi", ...
+        owed: what is still to be done together with the others, when the program goes on (`pay`).
     """
 
     worker: int = 0
@@ -122,9 +123,17 @@ class Member(ABC):
 
     def __init__(self) -> None:
         self._sessions = 0
+        self.owed: Callable[[], None] | None = None
+
+    def pay(self) -> None:
+        """Do what is owed: before the next session begins, and when the program has come to its end."""
+        owed, self.owed = self.owed, None
+        if owed is not None:
+            owed()
 
     def next_session(self) -> int:
         """The number of the session that the program begins now."""
+        self.pay()
         self._sessions += 1
         return self._sessions - 1
 
@@ -145,7 +154,8 @@ class Member(ABC):
 
     def progress(self, step: int, doing: str) -> None:
         """Say what this worker is about to do: "shard 3", "exchange", "apply", ... Whoever watches for hangs counts
-        these calls. A worker that is doing "exchange" waits for others and is not held to be hung."""
+        these calls. A worker that is doing "exchange" waits for others, one that does "" is in no session; neither is
+        held to be hung."""
 
     def began(self, run: str | None) -> None:
         """Say which run directory this worker trains in, if any (for the logs of a launcher)."""

@@ -222,9 +222,11 @@ def evaluate(
         try:
             if session.join() is not None:
                 session.settle()
-            return _mean(session, model, loss, source, batch_size)
+            mean = _mean(session, model, loss, source, batch_size)
         except GroupBroken:
             continue
+        session.end()
+        return mean
 
 
 def _mean(session: Session, model: Module, loss: Loss, source: Source, batch_size: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar, Unpack
 
@@ -141,15 +141,13 @@ class Steps:
         self._session = Session()
         directory = self._record.directory
         self._session.member.began(None if directory is None else os.fspath(directory.path))
-        with ExitStack() as stack:
-            stack.callback(pin_blas_threads(blas_threads()).restore_original_limits)
-            stack.callback(self._record.close)
-            stack.callback(self.optimizer.gradients.receive)  # from now on gradients leave the group's memory
-            self._shards = stack.enter_context(_Loading(self))
+        with self._running():
             try:
                 yield from self._until(self._to_the_end)
             except GeneratorExit:
-                list(self._until(self._leave))  # the body broke off, on every worker
+                # The body broke off, on every worker: they agree on it when the program goes on. Or it raised, on this
+                # one alone: then it does not go on, and nobody is to be met.
+                self._session.member.owed = self._break_off
                 raise
             finally:
                 # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping,
@@ -159,6 +157,20 @@ class Steps:
             if self._took_part == 0 < self._computed:
                 self._warn("no shard called shard.backward(loss): nothing was trained")
             self.emit("end", digest=self.digest(), **self.metrics)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.callback(self._session.end)
+            stack.callback(pin_blas_threads(blas_threads()).restore_original_limits)
+            stack.callback(self._record.close)
+            stack.callback(self.optimizer.gradients.receive)  # from now on gradients leave the group's memory
+            self._shards = stack.enter_context(_Loading(self))
+            yield
+
+    def _break_off(self) -> None:
+        with self._running():
+            list(self._until(self._leave))
 
     def _until(self, ended: Callable[[], Generator[Shard, None, bool]]) -> Generator[Shard, None, None]:
         """Do ops, one a turn, until one was the last; when a generation ends, settle in the next and go on."""
@@ -432,7 +444,8 @@ class Steps:
                 self.state.restore(found.arrays, found.meta["optimizer"])
                 self.metrics = {name: float(value) for name, value in found.meta["metrics"].items()}
                 self.step = self._validated = found.step
-                self._committed, self._scattered, self._record.recent = True, False, []
+                self._committed, self._record.recent = True, []
+        self._scattered = False  # what was, if anything, is lost
         if group.size > 1:
             self._unpack(group.gather_bytes(self._packed() if group.rank == 0 else b"")[0])
         self._record.go_on_from(self.step)

@@ -73,6 +73,10 @@ class Session:
         self.position = self.position._replace(op=max(self.position.op, reached))
         self._formation = None
 
+    def end(self) -> None:
+        """This worker is through with the session: what the program does next may take as long as it likes."""
+        self.member.progress(self.step, "")
+
     def forget(self) -> None:
         """The state of this session is lost, on all workers: begin it anew in the next generation."""
         self.position = self.position._replace(op=-1)

@@ -36,6 +36,7 @@ def _run(
         except SystemExit as error:
             if error.code not in (None, 0):
                 raise
+        member.pay()
         member.leave()
         return 0
     except KeyboardInterrupt:

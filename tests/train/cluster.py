@@ -40,6 +40,7 @@ class ThreadMember(Member):
         self.cluster, self.worker, self.workers = cluster, worker, cluster.size
         self.answers: queue.Queue[Any] = queue.Queue()
         self.wanted = False
+        self.told: ShmGroup | None = None  # the newest group it was told of, if it took notice or not
 
     def form(self, position: Position) -> Formation:
         if self.group is not None:
@@ -48,7 +49,6 @@ class ThreadMember(Member):
         answer = self.answers.get(timeout=30)
         if isinstance(answer, Exception):
             raise answer
-        self.wanted = False
         self.group = answer.group if not answer.past else None
         return answer
 
@@ -144,14 +144,15 @@ class Cluster:
                             None if donor is None else rank_of[donor],
                             frozenset(rank_of[w] for w in newcomers),
                         )
+                        self._members[worker].wanted, self._members[worker].told = False, group
                         self._members[worker].answers.put(formation)
                     os.close(file)
                 case coordinator.Past(worker, position):
                     self._members[worker].answers.put(Formation(SoloGroup(), position, past=True))
                 case coordinator.Abort(_, members):
                     for worker in members:
-                        if (group := self._members[worker].group) is not None:
-                            group.abort()
+                        if (told := self._members[worker].told) is not None:
+                            told.abort()
                 case coordinator.Invite(members):
                     for worker in members:
                         self._members[worker].wanted = True
