@@ -160,7 +160,7 @@ def run(
     if accept_changes:
         os.environ["DIST_DP_ACCEPT_CHANGES"] = "1"
     if workers is None:
-        workers = 1 if mpi_environment.launched() else max(1, cores.available() // threads)
+        workers = 1 if mpi_environment.launched() else cores.available() // threads
     if workers > 1:
         limits = Limits(hang=hang_after, losses=max_losses)
         _run_workers(workers, threads, backend, limits, logs, script, arguments)
@@ -239,7 +239,8 @@ def _fail(script: str, error: Exception) -> NoReturn:
     error.__traceback__ = launch.within(script, error.__traceback__)
     if (refusal := _refusal(error)) is not None:
         if mpi_environment.launched():
-            current().failed(_report(script, error))  # ends the others too, and one tells
+            current().failed(_report(script, error))  # tells it, once, and ends the others too
+            sys.exit(_Refused.exit_code)
         raise _Refused(refusal) from None
     sys.excepthook(type(error), error, error.__traceback__)  # of MPI's ranks, it ends all
     sys.exit(1)

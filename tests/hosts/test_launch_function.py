@@ -360,7 +360,7 @@ def test_ctrl_c_ends_the_workers_and_is_raised_here() -> None:
         began = time.monotonic()
         caller.send_signal(signal.SIGINT)
         output, _ = caller.communicate(timeout=60)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # without a signal it would take a minute
     assert (caller.returncode, output) == (0, "interrupted here\n")
     assert len(waiting) == 3
     for file in waiting:
