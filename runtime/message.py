@@ -9,6 +9,7 @@ shortest decimal that reads back as the same number.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 _MARK = "\0"  # the key of a marked entry; a dict that holds it itself is marked as one
 _KINDS = "biufcSUmM"  # dtypes whose bytes say everything; never objects
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode(value: Any) -> bytes:
@@ -28,7 +30,7 @@ def encode(value: Any) -> bytes:
     {'step': 3, 'spans': [(0, 2)], 'mask': array([ True, False])}
     """
     blobs: list[bytes | memoryview] = []
-    head = json.dumps(_plain(value, blobs, [0]), separators=(",", ":")).encode()
+    head = _to_json(_plain(value, blobs, [0])).encode()
     return b"".join([len(head).to_bytes(8, "little"), head, *blobs])
 
 
@@ -43,8 +45,9 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     if len(view) < 8 + size:
         raise ValueError(f"a message of {len(view)} bytes ends before its head of {size} bytes")
     try:
-        return _value(json.loads(bytes(view[8 : 8 + size])), view[8 + size :])
-    except (KeyError, TypeError, IndexError, RecursionError) as error:
+        head, blobs = bytes(view[8 : 8 + size]), view[8 + size :]
+        return json.loads(head, object_hook=lambda entry: _marked(entry, blobs) if _MARK in entry else entry)
+    except (KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a message: {error}") from error
 
 
@@ -88,28 +91,24 @@ def _put(blob: bytes | memoryview, blobs: list[bytes | memoryview], end: list[in
     return at
 
 
-def _value(head: Any, blobs: memoryview) -> Any:
-    if isinstance(head, list):
-        return [_value(v, blobs) for v in head]
-    if not isinstance(head, dict):
-        return head
-    kind = head.get(_MARK)
-    if kind is None:
-        return {k: _value(v, blobs) for k, v in head.items()}
+def _marked(head: dict[str, Any], blobs: memoryview) -> Any:
+    """What a marked entry stands for; what is inside it was put in its place before."""
+    kind: str = head[_MARK]
+    of: Any = head.get("of")
     if kind == "tuple":
-        return tuple(_value(v, blobs) for v in head["of"])
+        return tuple(of)
     if kind == "dict":
-        return {_value(k, blobs): _value(v, blobs) for k, v in head["of"]}
+        return dict(of)
     if kind == "scalar":
-        return _value(head["of"], blobs)[()]
+        return of[()]
     at = head["at"]
     if kind == "bytes":
         return bytes(blobs[at : at + head["size"]])
     dtype, shape = np.dtype(head["dtype"]), tuple(head["shape"])
     if dtype.kind not in _KINDS:
         raise ValueError(f"not a message: an array of dtype {dtype}")
-    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if at < 0 or at + size > len(blobs):
+    size = dtype.itemsize * math.prod(shape)
+    if min(at, size) < 0 or at + size > len(blobs):
         raise ValueError("a message ends before its arrays")
     return (
         np.frombuffer(blobs[at : at + size], np.uint8).view(dtype).reshape(shape)
