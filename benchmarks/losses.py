@@ -77,16 +77,14 @@ def recoveries(workers: int, kills: int) -> list[Recovery]:
     pids: set[int] = set()
     with tempfile.TemporaryDirectory() as run:
         with _program(workers, run, _ENDLESS) as process:
-            for number in range(kills + 1):
+            for number in range(kills):
                 victim = _working(run, process, number % workers, pids)
                 time.sleep(draw.uniform(0.5, 1.0))
-                if number == kills:  # the last replacement has come
-                    break
                 pids.add(victim)
                 killed.append(time.time())
                 os.kill(victim, signal.SIGKILL)
-                if workers > 1:  # its replacement, not only the next victim, is to work again
-                    _working(run, process, number % workers, pids)
+                _working(run, process, number % workers, pids)  # its replacement
+            time.sleep(1.0)
             process.send_signal(signal.SIGTERM)
         events, begun = _events(run), _begun(run)
     return [
