@@ -95,6 +95,14 @@ def note(kind: str, partials: Mapping[Span, Contribution]) -> bytes:
     return encode((kind, parts))
 
 
+def different_ways(where: str) -> RuntimeError:
+    """The error of workers that are not in the same op."""
+    return RuntimeError(
+        f"the workers' programs went different ways: {where}. Every worker must make the same calls and leave a "
+        "loop at the same step: decide by what is equal everywhere (steps, `metrics` of the loop), not by a shard"
+    )
+
+
 def total_of(notes: Sequence[bytes], shards: int) -> tuple[Contribution, NDArray[np.bool_] | None]:
     """The sum of what the notes of all workers hold, without gradients, and which parameters have one.
 
@@ -105,10 +113,7 @@ def total_of(notes: Sequence[bytes], shards: int) -> tuple[Contribution, NDArray
     kinds = [kind for kind, _ in told]
     if any(kind != kinds[0] for kind in kinds):
         where = ", ".join(f"worker of rank {rank} is {kind}" for rank, kind in enumerate(kinds))
-        raise RuntimeError(
-            f"the workers' programs went different ways: {where}. Every worker must make the same calls and leave a "
-            "loop at the same step: decide by what is equal everywhere (steps, `metrics` of the loop), not by a shard"
-        )
+        raise different_ways(where)
     partials: dict[Span, Contribution] = {}
     touched: NDArray[np.bool_] | None = None
     for _, parts in told:

@@ -23,7 +23,7 @@ from runtime.fold import Span, balanced_ranges
 from runtime.group import Exchange, Group, GroupBroken, Memory, Total
 from runtime.member import Formation, Lost, Member, Position, current
 
-from .contribution import Contribution, note, total_of
+from .contribution import Contribution, different_ways, note, total_of
 
 
 class Session:
@@ -118,6 +118,8 @@ class Session:
             faults.here("exchange-started", step)
             total = exchange.finish(note(kind, partials), self.member.regroup_wanted)
             faults.here("agreed", step)
+        except ValueError as error:  # what they hold does not make one tree
+            raise different_ways(f"this one is {kind}, another is not ({error})") from error
         except GroupBroken:
             if self.past:
                 raise

@@ -22,6 +22,7 @@ from dist_dp import optim
 from dist_dp.train import loop, session
 from dist_dp.train.sharded import ShardedOptimizer
 from runtime.events import read_events
+from runtime.member import current
 
 PHASES = ("shard", "exchange", "exchange-started", "agreed", "apply")
 
@@ -172,3 +173,86 @@ def test_a_worker_lost_together_with_its_copy_takes_the_run_back_to_its_checkpoi
     events = list(read_events(run / "metrics.jsonl"))
     assert [e.step for e in events if e.kind == "step"] == list(range(1, 11))
     assert any(f.position.op == -1 for f in cluster.forms[1:]), "the state should have been lost"
+
+
+def test_a_loop_that_every_worker_leaves_early_ends_alike() -> None:
+    def broken_off() -> Any:
+        model, optimizer = make()
+        held_out = arrays(23)
+        steps = dp.steps(model, optimizer, arrays(), batch_size=10, epochs=2, shards=4, progress=False)
+        for shard in steps:
+            if shard.step == 6:
+                break
+            value, weight, _ = loss(model, shard.batch)
+            shard.backward(value, weight)
+        return steps.step, steps.digest(), dp.evaluate(model, loss, held_out, batch_size=4)
+
+    cluster = Cluster(3, broken_off).run()
+    assert cluster.results == dict.fromkeys(range(3), broken_off())
+
+
+def test_workers_that_leave_a_loop_at_different_steps_are_told() -> None:
+    def broken_off() -> None:
+        model, optimizer = make()
+        for shard in dp.steps(model, optimizer, arrays(), batch_size=10, shards=4, progress=False):
+            if shard.index == 3 and shard.step == 2:  # only the worker that has this shard comes here
+                break
+            shard.backward(loss(model, shard.batch)[0])
+        dp.evaluate(model, loss, arrays(23), batch_size=4)
+
+    cluster = Cluster(2, broken_off).run()
+    assert cluster.over is not None and cluster.over.code == 1
+    assert any("went different ways" in str(error) for error in cluster.errors), cluster.errors
+
+
+def test_a_worker_with_another_build_or_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.fingerprint
+
+    def other(**_: Any) -> Any:
+        return {**real(), "blas_kernels": "Haswell" if current().worker == 1 else "SkylakeX"}
+
+    monkeypatch.setattr(loop, "fingerprint", other)
+    cluster = Cluster(2, program).run()
+    assert cluster.over is not None and cluster.over.code == 1
+    for error in cluster.errors:
+        assert isinstance(error, dp.RunMismatch)
+        assert "blas_kernels" in str(error) and "OPENBLAS_CORETYPE" in str(error)
+
+
+def test_more_workers_than_shards_are_refused() -> None:
+    cluster = Cluster(3, lambda: program(shards=2)).run()
+    assert cluster.over is not None and cluster.over.code == 1
+    assert "shards must be at least the number of workers, got 2 for 3 workers" in str(cluster.errors[0])
+
+
+def test_shards_are_as_many_as_the_workers_of_the_first_launch(tmp_path: Path) -> None:
+    expected = program(shards=3)
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        program(run, until=4, shards=3, checkpoint_every=1)
+    assert Cluster(2, lambda: program(run, shards=None)).run().results == dict.fromkeys(range(2), expected)
+    assert Cluster(3, lambda: program(shards=None)).run().results == dict.fromkeys(range(3), expected)
+
+
+def test_exchanges_of_the_program_itself() -> None:
+    def exchanges() -> Any:
+        group = dp.group()
+        mine = np.full(3, group.rank + 1.0)
+        return group.all_reduce(mine).tolist(), group.gather_objects({"rank": group.rank}), group.size
+
+    cluster = Cluster(3, exchanges).run()
+    assert cluster.results == dict.fromkeys(range(3), ([6.0] * 3, [{"rank": r} for r in range(3)], 3))
+
+
+def test_an_evaluation_in_the_body_of_a_loop_is_the_workers_own() -> None:
+    def evaluating() -> Any:
+        model, optimizer = make()
+        seen = []
+        for shard in dp.steps(model, optimizer, arrays(), batch_size=10, shards=4, progress=False):
+            if shard.index == 0:
+                seen.append(dp.evaluate(model, loss, arrays(23), batch_size=4))
+            shard.backward(loss(model, shard.batch)[0])
+        return seen
+
+    results = Cluster(2, evaluating).run().results
+    assert results == {0: evaluating(), 1: []}
