@@ -49,7 +49,7 @@ def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(launch.THREADS, "1")
-    for name in ("DIST_DP_PROGRESS", "DIST_DP_ACCEPT_CHANGES"):
+    for name in ("DIST_DP_PROGRESS", "DIST_DP_ACCEPT_CHANGES", "PYTHONUNBUFFERED"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
