@@ -215,7 +215,7 @@ class MessageGroup(Group):
             raise RuntimeError("recv from this worker itself, and nothing was sent; send first")
 
         def waiting() -> Iterable[int]:
-            if not inbox and self._peek(source) is not None:
+            if not inbox and self._peek(source) is not None and not inbox:  # a message may have come before
                 self._take(source, _MESSAGE)  # something else has come: says so
             return () if inbox else (source,)
 

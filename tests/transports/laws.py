@@ -172,6 +172,18 @@ def barriers(group: Group) -> None:
             assert group.recv((group.rank - 1) % group.size) == bytes([turn])
 
 
+def late_receivers(group: Group) -> None:
+    """A message is found also when its sender has gone on to the next call long ago, as one does who gives its state."""
+    for turn in range(3):
+        if group.rank == 0:
+            for to in range(1, group.size):
+                group.send(to, b"state" * 100)
+        else:
+            time.sleep(0.005)
+            assert group.recv(0) == b"state" * 100
+        assert group.gather_bytes(bytes([turn])) == [bytes([turn])] * group.size
+
+
 LAWS: tuple[Callable[[Group], None], ...] = (
     exchanges,
     slow_readers,
@@ -185,6 +197,7 @@ LAWS: tuple[Callable[[Group], None], ...] = (
     messages,
     large_messages,
     barriers,
+    late_receivers,
 )
 
 
