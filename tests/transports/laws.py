@@ -173,7 +173,7 @@ def barriers(group: Group) -> None:
 
 
 def late_receivers(group: Group) -> None:
-    """A message is found also when its sender has gone on to the next call long ago, as one does who gives its state."""
+    """A message is found also when its sender has long gone on to the next call, as one does who gives its state."""
     for turn in range(3):
         if group.rank == 0:
             for to in range(1, group.size):
