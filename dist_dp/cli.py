@@ -107,6 +107,11 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
     help="Worker processes on this machine; auto: one for every --threads cores.",
 )  # fmt: skip
 @click.option(
+    "--shards", type=click.IntRange(min=1), metavar="NUMBER",
+    help="Shards per step where SCRIPT gives none. By default as many as there are workers; runs with equal numbers of "
+    "shards end with equal digests. A run is resumed with the number it was begun with.",
+)  # fmt: skip
+@click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True,
     help="BLAS threads of each worker. A run is resumed with the number it was begun with.",
 )  # fmt: skip
@@ -140,6 +145,7 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     workers: int | None,
+    shards: int | None,
     threads: int,
     progress: str | None,
     accept_changes: bool,
@@ -159,6 +165,8 @@ def run(
         os.environ["DIST_DP_PROGRESS"] = progress
     if accept_changes:
         os.environ["DIST_DP_ACCEPT_CHANGES"] = "1"
+    if shards is not None:
+        os.environ["DIST_DP_SHARDS"] = str(shards)
     if workers is None:
         workers = 1 if mpi_environment.launched() else cores.available() // threads
     if workers > 1:
@@ -207,7 +215,8 @@ def _run_workers(
         raise _Refused(report["refused"])
     if report:
         click.echo(report["traceback"], err=True, nl=False)
-        click.echo(f"dist-dp: worker {report['worker']} of {workers} failed; all have ended", err=True)
+        last = f", last in step {report['step']}, {report['doing']}" if report["doing"] else ""
+        click.echo(f"dist-dp: worker {report['worker']} of {workers} failed{last}; all have ended", err=True)
         sys.exit(report["exit"])
     if over.code == _INTERRUPTED:
         click.echo(f"\ndist-dp: interrupted; {_RESUME}", err=True)

@@ -164,8 +164,8 @@ class Member(ABC):
         """Say that the program failed here with an error of its own: all workers are to end, with this one report.
 
         Args:
-            report: plain data: "error" (its type's name), "message", "traceback" (text), and where known "step",
-                "shard", "examples".
+            report: plain data: "error" (its type's name), "message", "traceback" (text), and where known "step" and
+                "doing": where the worker was last in a session.
         """
 
     def leave(self) -> None:

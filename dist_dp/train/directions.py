@@ -1,6 +1,6 @@
 """What the environment directs in the runs of a program, so that it can be run as it is in several ways and compared.
 
-`dist-dp verify` sets these variables:
+`dist-dp verify` sets these variables (and `dist-dp run --shards` the second):
 
 DIST_DP_RUN      a directory: the program's runs go into `0`, `1`, ... in it, in the order in which they are made,
                  whatever their run= says. A run inside a shard's body is that worker's own and stays as it is.

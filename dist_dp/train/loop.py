@@ -139,8 +139,6 @@ class Steps:
 
     def _loop(self) -> Generator[Shard, None, None]:
         self._session = Session()
-        directory = self._record.directory
-        self._session.member.began(None if directory is None else os.fspath(directory.path))
         with self._running():
             try:
                 yield from self._until(self._to_the_end)
@@ -425,6 +423,8 @@ class Steps:
         self._totals: dict[tuple[int, ...], GradientBuffer] = {}
         self._shards.restart(self.step, range(lo, hi))
         self._session.settle()
+        if self._record.directory is not None and not self._session.past:
+            self._session.member.began(os.path.abspath(self._record.directory.path))
 
     def _begin(self, group: Group) -> None:
         """All begin: check that it is one run on all workers, and take the state that rank 0 finds."""

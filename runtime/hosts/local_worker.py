@@ -49,7 +49,7 @@ class LocalMember(Member):
         self._former: Group | None = None
         self._copy = False  # this process was forked from the worker
 
-        self._count, self._doing = 0, ""
+        self._count, self._doing, self._last = 0, "", (0, "")
         self._forming = False
         self._condition = threading.Condition()  # holds what follows together
         self._answer: tuple[Any, list[int]] | None = None  # to the newest ask
@@ -117,13 +117,16 @@ class LocalMember(Member):
     def progress(self, step: int, doing: str) -> None:
         self._doing = doing
         self._count += 1
+        if doing:
+            self._last = step, doing
 
     def began(self, run: str | None) -> None:
         if run is not None:
             self._say({"say": "began", "run": run})
 
     def failed(self, report: Mapping[str, Any]) -> None:
-        self._end({"say": "failed", "report": dict(report)})
+        step, doing = self._last
+        self._end({"say": "failed", "report": {"step": step, "doing": doing, **report}})
 
     def leave(self) -> None:
         self._end({"say": "left"})
