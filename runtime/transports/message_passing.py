@@ -9,10 +9,9 @@ sent needs no tags: both sides know what comes next. In one exchange a link carr
     closing     the note
     agreement   "I hold all of it"; who has that of everybody knows that all hold the total
 
-A piece is a stretch of a bucket, cut so that each worker folds the same few hundred KiB of it. Partials run WINDOW
-pieces ahead of results: receiving, adding and sending overlap, and what is received is added while it is in the cache.
-Every partial and every result travels once: 2 (N-1) / N of the vector in and out of each of N workers that hold one
-partial sum each.
+A piece is a stretch of a bucket, of which each worker folds the same part. Partials run WINDOW pieces ahead of results:
+receiving, adding and sending overlap. Every partial and every result travels once: 2 (N-1) / N of the vector in and out
+of each of N workers that hold one partial sum each.
 
 The deadline. Waiting for a worker to begin (to open an exchange, to call `recv`, to have its next bucket ready) has no
 limit but `abort`, for it may be computing. Once it has begun, something must move: where a message is under way, or all
@@ -68,7 +67,7 @@ class Links(ABC):
     Attributes:
         rank, size: this worker's place, and how many there are.
         lost: the workers whose links have ended; transfers with them will not be done.
-        share_bytes: how much one worker folds of a piece; None: SHARE_BYTES.
+        share_bytes: how much one worker folds of a piece; None: what PIECE_BYTES and SHARE_BYTES say.
     """
 
     rank: int
@@ -361,7 +360,8 @@ def _chunks(payload: memoryview) -> Iterator[memoryview]:
 
 # --- the exchange -----------------------------------------------------------------------------------------------------
 
-SHARE_BYTES = 1 << 18  # that one worker folds of a piece
+# What one worker folds of a piece: large, for fewer turns; but scratch grows with the number of workers.
+PIECE_BYTES, SHARE_BYTES = 1 << 22, 1 << 18
 SMALL_BYTES = 1 << 16  # up to which buckets are put together into a piece
 
 
@@ -395,7 +395,8 @@ class _Exchange(Exchange):
     ) -> None:
         self._group, self._memory, self._shards = group, memory, shards
         self._mine = {s: None if i is None else memory.buffers[i] for s, i in values.items()}
-        self._pieces = memory.pieces(group.size, group._links.share_bytes or SHARE_BYTES)
+        share_bytes = group._links.share_bytes or max(SHARE_BYTES, PIECE_BYTES // group.size)
+        self._pieces = memory.pieces(group.size, share_bytes)
         self._ready = 0
         self._closing: tuple[bytes, bool] | None = None  # note and regroup, once `finish` is called
         self._spans: list[list[Span]] = []  # of each worker: those that something was added to

@@ -20,6 +20,7 @@ from runtime.transports.message_passing import Buffer, MessageGroup, Transfer
 
 @pytest.fixture
 def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_passing, "PIECE_BYTES", 0)
     monkeypatch.setattr(message_passing, "SHARE_BYTES", 256)
     monkeypatch.setattr(message_passing, "SMALL_BYTES", 0)
 
