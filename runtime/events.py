@@ -6,6 +6,7 @@ at most the last line.
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.checkpoint import store
+
+_log = logging.getLogger(__name__)
 
 Value = float | int | str
 
@@ -89,7 +92,9 @@ class Tee:
 
 
 class JsonLines:
-    """A sink that appends one JSON object per event to a file and flushes it.
+    """A sink that appends one JSON object per event to a file, at once.
+
+    What a full disk refuses is kept in memory and written when there is room again; the first refusal is logged.
 
     Opening a file that a killed process left drops its torn last line. A NaN or an infinity is written as the
     string ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``; :func:`read_events` turns these three back into
@@ -113,18 +118,34 @@ class JsonLines:
             whole = lines.rfind(b"\n") + 1
             if whole < len(lines):
                 os.truncate(self._path, whole)
-        self._file = open(self._path, "ab")  # noqa: SIM115 - stays open for the life of the sink
+        self._waiting, self._refused = b"", False
+        self._open()
+
+    def _open(self) -> None:
+        # Without a buffer: what was written is out, and what was not is known.
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - stays open for the life of the sink
 
     def emit(self, event: Event) -> None:
-        """Append the event and flush it to the operating system: a kill of the process does not lose it."""
+        """Append the event and hand it to the operating system: a kill of the process does not lose it."""
         fields = {
             "time": event.time,
             "kind": event.kind,
             "step": event.step,
             "values": {name: _to_json(value) for name, value in event.values.items()},
         }
-        self._file.write(json.dumps(fields, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        self._waiting += json.dumps(fields, allow_nan=False).encode() + b"\n"
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if not self._refused:
+                _log.warning(f"{self._path} cannot be written ({error}); its lines wait until it can")
+            self._refused = True
+        else:
+            self._refused = False
 
     def truncate_after(self, step: int) -> None:
         """Remove every event of a larger step: a resumed run writes those again.
@@ -139,10 +160,12 @@ class JsonLines:
         store.write(beside, kept)
         store.rename(beside, self._path)
         self._file.close()
-        self._file = open(self._path, "ab")  # noqa: SIM115
+        self._open()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what the disk still refuses is lost."""
+        if not self._file.closed:
+            self._write()
         self._file.close()
 
 

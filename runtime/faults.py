@@ -25,7 +25,7 @@ FAULTS = "DIST_DP_FAULTS"
 
 # Where a worker of a training loop comes through in every step, in this order.
 STEP_PHASES = ("shard", "exchange", "exchange-started", "agreed", "apply", "committed")
-PHASES = (*STEP_PHASES, "checkpoint")
+PHASES = (*STEP_PHASES, "checkpoint", "body")
 
 _EXIT = 7  # the code of `exit`
 _TORN = 100  # bytes of a file that still find room on a full disk
@@ -43,7 +43,8 @@ class Fault:
         worker: whom it strikes.
         phase: where: before a "shard" is computed, before its partial sums are offered ("exchange"), before the total
             is waited for ("exchange-started"), once it is there ("agreed"), before it is applied ("apply"), after
-            ("committed"), and before a "checkpoint" is written (by the worker that writes).
+            ("committed", at the number of steps done), before a "checkpoint" is written (by the worker that writes), or
+            in the "body" of a program that calls `here` itself.
         step: at which step, or the first one after it that this worker comes to.
         action: "kill" (SIGKILL), "stop" (SIGSTOP), "hang" (sleeps for ever), "exit" (os._exit(7)), "raise" (`Ordered`),
             "delay" (sleeps for `seconds`), or "disk-full" (the next write to a file fails).

@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).with_name("program.py")
 LAST_STEP = 48  # 8 epochs of 6 steps
 
 
-def launch(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, str(PROGRAM), *arguments], stdout=subprocess.PIPE, text=True)
 
 
@@ -28,14 +28,14 @@ def digest_of(output: str) -> str:
 def test_a_run_that_is_killed_again_and_again_ends_with_the_digest_of_the_whole_run(
     tmp_path: Path, checkpoint_every: str
 ) -> None:
-    whole = launch()
+    whole = start()
     expected = digest_of(whole.communicate()[0])
     assert whole.returncode == 0 and len(expected) == 64
 
     chance = random.Random(checkpoint_every)
     killed = []
     for _ in range(5):
-        process = launch(str(tmp_path / "run"), checkpoint_every)
+        process = start(str(tmp_path / "run"), checkpoint_every)
         assert process.stdout is not None
         remaining = chance.randrange(2, 30)  # lines to read, two or three a step, before the kill
         with process:
@@ -49,7 +49,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_digest_of_the_whole_
         killed.append(int(last.split()[0]))
     assert len(killed) == 5 and max(killed) > 0
 
-    finished = launch(str(tmp_path / "run"), checkpoint_every)
+    finished = start(str(tmp_path / "run"), checkpoint_every)
     output = finished.communicate()[0]
     assert finished.returncode == 0
     assert int(output.split()[0]) > 0, "the last launch should have resumed, not started over"

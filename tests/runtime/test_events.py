@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,26 @@ def test_an_event_is_in_the_file_once_emit_returns(tmp_path: Path) -> None:
     sink.emit(Event("train", 1, {"loss": 0.5}))
     assert [event.values for event in read_events(tmp_path / "metrics.jsonl")] == [{"loss": 0.5}]
     sink.close()
+
+
+def test_what_a_full_disk_refuses_is_written_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLines(path)
+    sink.emit(Event("step", 1))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+        sink.emit(Event("step", 2))
+        sink.emit(Event("step", 3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [event.step for event in read_events(path)] == [1], "the second is torn"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    sink.emit(Event("step", 4))
+    sink.close()
+    assert [event.step for event in read_events(path)] == [1, 2, 3, 4]
 
 
 def test_a_torn_last_line_is_left_out_and_dropped_on_opening(tmp_path: Path) -> None:
