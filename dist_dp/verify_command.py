@@ -111,7 +111,7 @@ def verify(
         console.print(table)
         if different:
             with console.status("looking for the first difference"):
-                wrong.append(f"{_named(different[0])} first differs at: {verifier.explain(different[0])}\n")
+                wrong.append(f"{_named(different[0])}: first difference: {verifier.explain(different[0])}\n")
         for text in wrong:
             click.echo(text, nl=False, err=True)
     sys.exit(1 if wrong else 0)

@@ -114,7 +114,7 @@ class Verifier:
                 return str(error)
             if difference is not None:
                 return difference if len(outcomes[0].digests) == 1 else f"run {number}, {difference}"
-        return "nowhere in a second pair of runs, which were traced: it does not differ every time"
+        return "none in a second pair of runs, which were traced: it does not differ every time"
 
     def _new_place(self) -> Path:
         self._count += 1
