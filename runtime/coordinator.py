@@ -127,8 +127,8 @@ class Coordinator:
 
     - The first generation waits for every worker that is there. Later ones wait for the members of the one before: as
       soon as each of them has asked, left or been lost, those that ask are the next, newcomers that have come by then
-      among them. If no member is left over, all that are there are waited for, as at first, those that
-      go through a session alone too: so nobody is ever ahead of the members, and `Past` is true.
+      among them. If no member is left over, all that are there are waited for, as at first, those that go through a
+      session alone too: so nobody is ever ahead of the members, and what `Past` says is true.
     - A worker that asks for a session which is over for the others is told so (`Past`) and comes back with the next.
     - A lost worker is replaced, until one has come to the end of the program (`left` after having asked): then every
       session is over and nobody can come in. Replacements that were never in a generation are ended at that moment;
@@ -213,9 +213,7 @@ class Coordinator:
         if it.met and not self._complete:
             self._complete = True
             needless = [other for other, its in self._workers.items() if not (its.joined or its.left)]
-            actions += self._end(
-                dict.fromkeys(needless, "the program came to its end before it could come in"), now
-            )
+            actions += self._end(dict.fromkeys(needless, "the program ended before it came in"), now)
         return actions + self._form(now)
 
     def failed(self, worker: int, report: Mapping[str, Any], now: float) -> list[Action]:
@@ -339,19 +337,15 @@ class Coordinator:
 
     def _form(self, now: float) -> list[Action]:
         """Answer those that ask, if nobody has to be waited for."""
-        asking = {
-            worker: it.asked
-            for worker, it in sorted(self._workers.items())
-            if it.asked is not None and not it.ended
-        }
+        there = {worker: it for worker, it in sorted(self._workers.items()) if not (it.left or it.ended)}
+        asking = {worker: it.asked for worker, it in there.items() if it.asked is not None}
         if not asking or self._outcome is not None:
             return []
         if self._complete:
             return self._past(asking, max(self._position, *asking.values()))
-        if self.generation > 0 or self._joining(now):
-            there = [worker for worker, it in self._workers.items() if not (it.left or it.ended)]
-            if any(worker not in asking for worker in self.members or there):
-                return []
+        awaited = self.members or there
+        if (self.generation > 0 or self._joining(now)) and any(worker not in asking for worker in awaited):
+            return []
         try:
             agreed = agree(list(asking.values()))
         except ValueError as error:
@@ -371,10 +365,8 @@ class Coordinator:
         donor = None if agreed.donor is None else workers[agreed.donor]
         newcomers = frozenset(workers[i] for i in agreed.newcomers)
         form = Form(self.generation, self.members, agreed.position, donor, newcomers)
-        return [
-            form,
-            *self._past([worker for worker in workers if worker not in self.members], agreed.position),
-        ]
+        behind = [worker for worker in workers if worker not in self.members]
+        return [form, *self._past(behind, agreed.position)]
 
     def _past(self, workers: Iterable[int], position: Position) -> list[Action]:
         for worker in workers:

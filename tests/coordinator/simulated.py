@@ -279,7 +279,7 @@ class Cluster:
         self.undisturbed = [(s, step) for s, ops in enumerate(program) for step in range(ops)]
         self.random, self.now, self.ops = random.Random(seed), 0.0, 0
         self.faults, self.landed = faults, list[Fault]()
-        self.delays = deque(delays)
+        self.delays, self.all_delays = deque(delays), delays
         self.limits = limits or Limits(losses=10**6)
         self.coordinator = Coordinator(workers, self.limits)
         self.processes: dict[int, Process] = {}
@@ -390,6 +390,7 @@ class Cluster:
         kind, *what = process.up.popleft()
         worker = process.worker
         assert self.processes[worker] is process
+        generation, ends = self.coordinator.generation, kind == "lost" and worker in self.inside
         if kind == "lost":
             del self.processes[worker]
             if worker not in self.finished:
@@ -403,6 +404,8 @@ class Cluster:
             if kind in ("ask", "left"):
                 self.inside.discard(worker)
         self.carry_out(getattr(self.coordinator, kind)(worker, *what, self.now))
+        if ends and self.inside and generation == self.coordinator.generation:
+            assert self.aborts[generation], "the survivors are told at once"
 
     def stop(self) -> None:
         self.carry_out(self.coordinator.stop("interrupted", self.now))
@@ -423,7 +426,7 @@ class Cluster:
                     self.known.add(worker)
                 case End(worker, reason):
                     assert worker in self.known
-                    if "the program came to its end" in reason:
+                    if "before it came in" in reason:
                         self.needless += self.processes[worker].steps is not None
                     self.known.discard(worker)
                     self.asked.pop(worker, None)

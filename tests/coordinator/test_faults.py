@@ -46,6 +46,9 @@ def check_survivors(cluster: Cluster) -> None:
 @given(clusters(most=6, kinds=("die",)))
 def test_a_run_survives_deaths_in_any_phase(cluster: Cluster) -> None:
     check_survivors(cluster)
+    assert cluster.now <= sum(delay + cluster.limits.heartbeat for delay in cluster.all_delays if delay), (
+        "nobody waits for a time to be up"
+    )
 
 
 @settings(max_examples=200, deadline=None)
