@@ -224,7 +224,7 @@ def _exchange(number: int, shards: int) -> Call:
     [
         (
             (lambda g, _: g.barrier(), _exchange(0, 1)),
-            "worker 0 waits for gather_bytes of worker 1, which is at an exc",
+            "make the same calls in the same order",
         ),
         (
             (lambda g, _: g.recv(1), lambda g, _: g.barrier()),
