@@ -100,6 +100,13 @@ class FaultPlan:
         """The faults that have struck, in their order."""
         return [self.faults[i] for i in self._struck()]
 
+    def landed_lines(self) -> list[str]:
+        """The line that each of them left: "NUMBER step STEP process ID at SECONDS", since 1970."""
+        try:
+            return self._landed_path.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
     def strike(self, worker: int, phase: str, step: int, shard: int | None = None) -> None:
         """Break what is to be broken at this place, if it was not broken before."""
         for i in self._due:
@@ -113,11 +120,7 @@ class FaultPlan:
                 return
 
     def _struck(self) -> list[int]:
-        try:
-            lines = self._landed_path.read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [int(line.split()[0]) for line in lines]
+        return [int(line.split()[0]) for line in self.landed_lines()]
 
     def _note(self, number: int, step: int) -> None:
         descriptor = os.open(self._landed_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
