@@ -200,10 +200,15 @@ def test_what_the_program_says_arrives_before_it_goes_on(launcher: Launcher) -> 
     launcher.member.began(None)
     launcher.member.began("runs/x")
     assert launcher.hear("began") == {"say": "began", "run": "runs/x"}
+    launcher.member.progress(7, "shard 3")
+    launcher.member.progress(7, "")  # through with it: that is where it was last
     launcher.member.failed({"error": "ValueError"})
     launcher.member.leave()  # what comes first holds
     launcher.control.settimeout(0.0)
-    assert launcher.hear("failed") == {"say": "failed", "report": {"error": "ValueError"}}
+    assert launcher.hear("failed") == {
+        "say": "failed",
+        "report": {"error": "ValueError", "step": 7, "doing": "shard 3"},
+    }
     with pytest.raises(BlockingIOError):
         launcher.hear("left")
 

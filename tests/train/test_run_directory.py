@@ -78,7 +78,7 @@ def test_a_changed_program_or_fingerprint_is_refused_unless_the_user_accepts(
     (begun / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
         dp.RunMismatch,
-        match=r"(?s)fingerprint numpy: 2\.0\.0 against.*program\.file.*DIST_DP_ACCEPT_CHANGES=1",
+        match=r"(?s)fingerprint numpy: 2\.0\.0 against.*program\.sha256.*DIST_DP_ACCEPT_CHANGES=1",
     ):
         train(begun)
     monkeypatch.setenv(run_directory.ACCEPT_CHANGES, "1")
