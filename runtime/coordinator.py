@@ -7,7 +7,7 @@ and when the run is over. Where a generation goes on is `runtime.member.agree`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ class Coordinator:
 
     Attributes:
         generation: the newest that was formed; 0 before the first.
-        members: its workers in the order of ranks, without those that left or were lost since.
+        members: its workers in the order of ranks, without those that left, were lost or go on alone since.
 
     >>> coordinator = Coordinator(1)
     >>> coordinator.begin(now=0.0)
@@ -188,8 +188,7 @@ class Coordinator:
             if not self._invited:
                 actions += self._abort(f"worker {worker} could not go on in it", now)
         elif self.members and position.session < self._position.session:
-            it.asked = None
-            return [Past(worker, self._position)]
+            return self._past([worker], self._position)
         elif self.members and not (self._aborted or self._invited):
             self._invited = True
             actions.append(Invite(self.members))
@@ -208,7 +207,7 @@ class Coordinator:
         if it is None:
             return []
         it.left, it.asked, it.moved, self._somebody_left = True, None, now, True
-        self.members = tuple(member for member in self.members if member != worker)
+        self._take_out([worker])
         actions: list[Action] = []
         if it.met and not self._complete:
             self._complete = True
@@ -320,10 +319,13 @@ class Coordinator:
 
     # --- generations --------------------------------------------------------------------------------------------------
 
+    def _take_out(self, workers: Collection[int]) -> None:
+        self.members = tuple(member for member in self.members if member not in workers)
+
     def _drop(self, workers: Mapping[int, str], now: float) -> list[Action]:
         """Workers are gone, and how; the newest generation has ended if one of them was in it."""
         inside = [f"worker {member} {workers[member]}" for member in self.members if member in workers]
-        self.members = tuple(member for member in self.members if member not in workers)
+        self._take_out(workers)
         return self._abort("; ".join(inside), now) if inside else []
 
     def _abort(self, reason: str, now: float) -> list[Action]:
@@ -368,7 +370,8 @@ class Coordinator:
         behind = [worker for worker in workers if worker not in self.members]
         return [form, *self._past(behind, agreed.position)]
 
-    def _past(self, workers: Iterable[int], position: Position) -> list[Action]:
+    def _past(self, workers: Collection[int], position: Position) -> list[Action]:
+        self._take_out(workers)
         for worker in workers:
             self._workers[worker].asked = None
         return [Past(worker, position) for worker in workers]

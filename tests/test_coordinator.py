@@ -119,7 +119,7 @@ def test_a_survivor_of_the_last_op_of_all_ends_alone() -> None:
     assert coordinator.ask(2, P(0, 3), 1.0) == []  # worker 0 may have returned from that op
     (end, past) = coordinator.left(0, 1.0)
     assert isinstance(end, End) and end.worker == 1  # the replacement would come too late
-    assert past == Past(2, P(0, 3))
+    assert past == Past(2, P(0, 3)) and coordinator.members == ()
     assert coordinator.lost(0, "it exited", 1.0) == []
     assert coordinator.lost(1, "ended", 1.0) == []
     assert coordinator.left(2, 1.0) == []

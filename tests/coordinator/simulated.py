@@ -285,7 +285,7 @@ class Cluster:
         self.processes: dict[int, Process] = {}
         self.finished: dict[int, list[tuple[int, int]]] = {}
         self.deaths = 0  # processes that ended without having left
-        self.needless = 0  # of these, ended because the program had come to its end
+        self.needless = 0  # of these, sound ones that were ended because the program had come to its end
         self.over: Over | None = None
         self.stopping = False
         self.forms: list[Form] = []
@@ -427,7 +427,8 @@ class Cluster:
                 case End(worker, reason):
                     assert worker in self.known
                     if "before it came in" in reason:
-                        self.needless += self.processes[worker].steps is not None
+                        process = self.processes[worker]
+                        self.needless += process.steps is not None and process.stuck < float("inf")
                     self.known.discard(worker)
                     self.asked.pop(worker, None)
                     self.die(self.processes[worker], "ended")

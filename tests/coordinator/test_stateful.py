@@ -65,7 +65,7 @@ class Run(RuleBasedStateMachine):
                 self.cluster.turn()
 
     @precondition(lambda self: self.cluster.over is None)
-    @rule(number=PICK, kind=st.sampled_from(["die", "die", "stall", "hang", "slow"]))
+    @rule(number=PICK, kind=st.sampled_from(["die", "die", "stall", "hang", "slow", "break"]))
     def lose(self, number: int, kind: str) -> None:
         process = self.pick(number)
         if process.steps is not None:
