@@ -165,7 +165,7 @@ class Member(ABC):
 
         Args:
             report: plain data: "error" (its type's name), "message", "traceback" (text), and where known "step" and
-                "doing": where the worker was last in a session.
+                "doing", where the worker was last in a session, and "exit", the exit code of the launcher (else 1).
         """
 
     def leave(self) -> None:

@@ -200,7 +200,8 @@ class MpiMember(Member):
         self._step, self._doing, self._since = step, doing, time.monotonic()
 
     def failed(self, report: Mapping[str, Any]) -> None:
-        self._end_job(_FAILED, f"worker {self.worker} of {self.workers} failed:\n{report['traceback']}")
+        words = f"worker {self.worker} of {self.workers} failed:\n{report['traceback']}"
+        self._end_job(report.get("exit", _FAILED), words)
 
     def _end_job(self, code: int, words: str) -> None:
         """End all processes, with these words. What happens to all is told by the first of them alone."""
