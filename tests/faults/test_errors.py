@@ -66,6 +66,35 @@ def test_a_bad_example_is_told_once_with_step_shard_and_examples(tmp_path: Path)
     assert several.output.count("Traceback") == 1
 
 
+@pytest.mark.parametrize("faults", [[], [Fault(1, "body", 5)], [Fault(0, "body", 5), Fault(1, "shard", 5)]])
+def test_a_body_that_breaks_off_does_so_on_all_workers(tmp_path: Path, faults: list[Fault]) -> None:
+    """Also if one of them dies on the way, and its replacement has to come to the same end."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np\n"
+        "import dist_dp as dp\n"
+        "from dist_dp import nn, optim\n"
+        "from runtime import faults\n"
+        "dp.seed(1)\n"
+        "model, data = nn.Linear(3, 1), np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)\n"
+        "def steps(epochs):\n"
+        "    optimizer = optim.SGD(model.parameters(), lr=0.1)\n"
+        "    return dp.steps(model, optimizer, data, batch_size=6, epochs=epochs, shards=3, progress=False)\n"
+        "for shard in steps(1):\n"
+        "    faults.here('body', shard.step, shard.index)\n"
+        "    if shard.step == 5:\n"
+        "        break\n"
+        "    shard.backward((model(shard.batch) ** 2).mean())\n"
+        "last = steps(40)\n"
+        "for shard in last:\n"
+        "    shard.backward((model(shard.batch) ** 2).mean())\n"
+        "print('digest', last.digest())\n"
+    )
+    one = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    ended = launch(tmp_path / "place", faults, script=str(script))
+    assert ended.digest == one.stdout.split()[-1] and len(ended.landed) == len(faults)
+
+
 def test_a_disk_that_is_full_during_a_checkpoint_does_not_stop_the_training(
     expected: str, tmp_path: Path
 ) -> None:
