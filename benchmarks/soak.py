@@ -170,7 +170,9 @@ def one_run(tally: Tally, chance: random.Random, most: tuple[int, int], place: P
     for fault in plan.landed():
         tally.landed[f"{fault.action}, ordered"] += 1
     _measure(tally, place, workers, struck, plan)
-    found = {*re.findall(r"digest (\w+)", _output(place)), (place / "run" / "digest").read_text().split()[0]}
+    events = read_events(place / "run" / "metrics.jsonl")
+    ends = {str(event.values["digest"]) for event in events if event.kind == "end"}
+    found = ends | set(re.findall(r"digest (\w+)", _output(place)))  # what each worker printed
     if found != {expected}:
         tally.wrong.append(f"{name}: {found}, not {expected}")
         return False

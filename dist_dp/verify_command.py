@@ -151,12 +151,13 @@ def _table() -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("workers", "backend", "faults", "generations", "steps", "seconds", "digest"):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # 80 columns are enough
+    for name in ("workers", "backend", "faults", "generations", "steps", "seconds"):
         table.add_column(
             name, justify="right" if name in ("workers", "steps", "seconds") else "left", no_wrap=True
         )
-    table.add_column("verdict", overflow="fold")
+    table.add_column("digest", min_width=12)  # one of each run of the script
+    table.add_column("verdict", overflow="fold", min_width=9)
     return table
 
 
