@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from dist_dp.cli import main
 from dist_dp.debug.trace import Trace, first_difference
+from dist_dp.debug.verify import missing
 
 PROGRAM = str(Path(__file__).with_name("verified.py"))
 
@@ -76,6 +77,17 @@ def test_more_workers_than_the_script_has_shards_are_left_out(tmp_path: Path) ->
     done = verify(tmp_path, PROGRAM, "-n", "2,3", "--", "", "2")
     assert done.returncode == 0 and "gives shards=2" in done.stdout
     assert [row[:2] for row in rows(done.stdout)] == [["1", "-"], ["2", "shm"]]
+
+
+@pytest.mark.process
+def test_mpi_is_used_where_it_is_and_told_where_it_is_not(tmp_path: Path) -> None:
+    done = verify(tmp_path, PROGRAM, "-n", "2", "--backend", "mpi", "--faults", "1", "--", "")
+    assert done.returncode == 0, done
+    verdicts = [row[-1] for row in rows(done.stdout)]
+    if (why := missing("mpi")) is None:
+        assert verdicts == ["reference", "equal"]
+    else:
+        assert sorted(verdicts) == [f"not here: {why}", "reference"]
 
 
 @pytest.mark.process

@@ -55,6 +55,18 @@ def test_each_worker_dies_once_each_in_another_phase(expected: str, tmp_path: Pa
     check_steps(run)
 
 
+def test_whoever_writes_dies_before_a_checkpoint_and_the_next_one_writes_on(
+    expected: str, tmp_path: Path
+) -> None:
+    faults = [Fault(0, "checkpoint", 10)]
+    run = tmp_path / "run"
+    ended = launch(tmp_path / "place", faults, str(run), "5")
+    assert ended.digest == expected and ended.landed == faults
+    check_steps(run)
+    saved = [e.step for e in events(run) if e.kind == "checkpoint"]
+    assert saved[0] == 5 and saved[-1] == LAST_STEP and set(saved) >= set(range(15, 50, 5))
+
+
 @pytest.mark.parametrize("phases", [("exchange", "exchange"), ("agreed", "exchange-started")])
 def test_two_workers_die_in_one_step(expected: str, tmp_path: Path, phases: tuple[str, str]) -> None:
     faults = [Fault(worker, phase, 10) for worker, phase in enumerate(phases)]
