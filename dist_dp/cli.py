@@ -139,7 +139,7 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
 )  # fmt: skip
 @click.option(
     "--max-losses", type=click.IntRange(min=1), default=Limits.losses, show_default=True,
-    help="So many workers lost without a step in between end the run.",
+    help="Workers lost so many times without a step in between end the run; those lost together count once.",
 )  # fmt: skip
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, readable=True))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

@@ -7,6 +7,7 @@ and when the run is over. Where a generation goes on is `runtime.member.agree`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,8 @@ class Limits:
         heartbeat: a worker that has sent none for so long is taken for stopped, and ended.
         hang: a worker that made no progress for so long while it was not waiting for others is ended. None: never.
         grace: how long workers may take to end by themselves after Stop.
-        losses: the run is lost after so many losses of workers in a row without an op agreed on in between.
+        losses: the run is lost after so many generations in a row that ended before an op was agreed on, or when one
+            worker was lost so often before the next generation was formed. Workers that die together count once.
         joining: how long the first generation waits for workers that neither joined nor ended. None: for ever.
     """
 
@@ -163,7 +165,7 @@ class Coordinator:
         self._somebody_left = False
         self._complete = False  # a worker came to the end of the program: all sessions are over
         self._losses = 0  # in a row without an op agreed on, as known when the newest generation was formed
-        self._recent = 0  # since then
+        self._recent: Counter[int] = Counter()  # of each worker since then
         self._why = ""  # the latest of these, in words
         self._begun = self._latest = self._ending = 0.0  # times: of begin, of the latest event, of Stop
         self._outcome: Over | None = None  # how it will end, once Stop was said
@@ -233,9 +235,9 @@ class Coordinator:
             self._why = f"worker {worker} was lost: {reason}"
             others_done = self._somebody_left and all(its.left for its in self._workers.values())
             if not (self._complete or others_done):
-                self._recent += 1
-                if self._recent >= self._limits.losses:
-                    return actions + self._give_up(self._recent, now)
+                self._recent[worker] += 1
+                if self._recent[worker] >= self._limits.losses:
+                    return actions + self._give_up(self._recent[worker], now)
                 actions.append(self._start(worker, now))
         actions += self._form(now)
         if not self._workers:
@@ -352,9 +354,9 @@ class Coordinator:
             agreed = agree(list(asking.values()))
         except ValueError as error:
             return self._stop(Over(3, f"the workers cannot go on together: {error}"), now)
-        struck = max(self._recent, int(self._aborted))
+        struck = max(int(self._aborted), *self._recent.values(), 0)
         self._losses = struck if _further(agreed.position, self._position) else self._losses + struck
-        self._recent = 0
+        self._recent.clear()
         if self._losses >= self._limits.losses:
             return self._give_up(self._losses, now)
         workers = list(asking)

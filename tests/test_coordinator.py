@@ -303,6 +303,13 @@ def test_too_many_losses_without_a_form_in_between_end_the_run() -> None:
     assert coordinator.lost(0, "it exited", 0.4) == [Over(3, stop.reason)]
 
 
+def test_workers_that_die_together_count_once() -> None:
+    coordinator = formed(5)
+    for worker in (1, 2, 3, 4):
+        assert Stop not in kinds(coordinator.lost(worker, "killed", 1.0))
+    assert kinds(coordinator.ask(0, P(0, 0), 1.1)) == [Form]
+
+
 def test_alone_and_lost_too_often() -> None:
     coordinator = Coordinator(1, Limits(losses=1))
     coordinator.begin(0.0)
