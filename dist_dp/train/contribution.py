@@ -86,8 +86,9 @@ class ContributionSum:
         return left
 
 
-def note(kind: str, partials: Mapping[Span, Contribution]) -> bytes:
-    """What a worker tells the others beside its gradients: the rest of its partial sums, and the kind of its op."""
+def note(kind: str | None, partials: Mapping[Span, Contribution]) -> bytes:
+    """What a worker tells the others beside its gradients: the rest of its partial sums, and the kind of its op (None:
+    that of the others)."""
     parts = [
         (lo, hi, part.weight, part.metrics, part.buffers, part.gradients and part.gradients.touched)
         for (lo, hi), part in partials.items()
@@ -103,17 +104,17 @@ def different_ways(where: str) -> RuntimeError:
     )
 
 
-def total_of(notes: Sequence[bytes], shards: int) -> tuple[Contribution, NDArray[np.bool_] | None]:
-    """The sum of what the notes of all workers hold, without gradients, and which parameters have one.
+def total_of(notes: Sequence[bytes], shards: int) -> tuple[str, Contribution, NDArray[np.bool_] | None]:
+    """The kind of the op, the sum of what the notes of all workers hold, without gradients, and which parameters have
+    one.
 
     Raises:
         RuntimeError: the workers are in ops of different kinds: their programs went different ways.
     """
     told = [decode(text) for text in notes]
-    kinds = [kind for kind, _ in told]
-    if any(kind != kinds[0] for kind in kinds):
-        where = ", ".join(f"worker of rank {rank} is {kind}" for rank, kind in enumerate(kinds))
-        raise different_ways(where)
+    kinds = {rank: kind for rank, (kind, _) in enumerate(told) if kind is not None}
+    if len(set(kinds.values())) > 1:
+        raise different_ways(", ".join(f"worker of rank {rank} is {kind}" for rank, kind in kinds.items()))
     partials: dict[Span, Contribution] = {}
     touched: NDArray[np.bool_] | None = None
     for _, parts in told:
@@ -121,7 +122,7 @@ def total_of(notes: Sequence[bytes], shards: int) -> tuple[Contribution, NDArray
             partials[lo, hi] = Contribution(None, weight, metrics, buffers)
             if mask is not None:
                 touched = mask if touched is None else touched | mask
-    return combine(partials, shards, ContributionSum([])), touched
+    return next(iter(kinds.values())), combine(partials, shards, ContributionSum([])), touched
 
 
 def _add(left: dict[str, tuple[Any, float]], right: Mapping[str, tuple[Any, float]]) -> None:

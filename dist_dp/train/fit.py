@@ -218,15 +218,16 @@ def evaluate(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
     session = Session(stateless=True)
-    while True:
-        try:
-            if session.join() is not None:
-                session.settle()
-            mean = _mean(session, model, loss, source, batch_size)
-        except GroupBroken:
-            continue
+    try:
+        while True:
+            try:
+                if session.join() is not None:
+                    session.settle()
+                return _mean(session, model, loss, source, batch_size)
+            except GroupBroken:
+                continue
+    finally:
         session.end()
-        return mean
 
 
 def _mean(session: Session, model: Module, loss: Loss, source: Source, batch_size: int) -> dict[str, float]:
@@ -256,9 +257,7 @@ def _mean(session: Session, model: Module, loss: Loss, source: Source, batch_siz
         limiter.restore_original_limits()
         for module, training in modes:  # each its own: a part may be frozen in evaluation mode
             module.training = training
-    partials = fold.partials()
-    memory = session.group.reserve((), 0)
-    total, _, _ = session.fold("evaluating", partials, count, memory, dict.fromkeys(partials))
+    total = session.fold("evaluating", fold.partials(), count).sum
     return {name: value / weight for name, (value, weight) in total.metrics.items()}
 
 

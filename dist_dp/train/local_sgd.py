@@ -29,7 +29,7 @@ from runtime.group import Layout
 
 from ..tape import Array
 from .contribution import Contribution, ContributionSum, Sum
-from .loop import Steps
+from .loop import LEAVING, Steps
 from .options import LocalSGD
 from .shard import Shard
 
@@ -47,33 +47,37 @@ class LocalSteps(Steps):
                 views = zip(part.flat.params, part.flat.views(velocity), strict=True)
                 self.state.outer.update({names[p]: view for p, view in views})
 
-    def _one_step(self) -> Generator[Shard, None, None]:
+    def _one_step(self) -> Generator[Shard, None, bool]:
         started, first = time.perf_counter(), self.step
         epoch, _ = self.batches.locate(first)
         last = self._round_end(first)
         self._session.step = first
         lo, hi = self._range
         fold = Fold(self.batches.shards, ContributionSum(self._pool), lo, hi)
-        before = self._copies()
+        before, computed = self._copies(), self._computed
+        self._committed = False
         try:
             for index in range(lo, hi):
                 self._put_back(before)
                 fold.push((yield from self._trained_copy(index, range(first, last), before)))
         finally:
             self._put_back(before)
+            self._committed = True
         partials = fold.partials()
         values = {span: self._slots.get(id(part.gradients)) for span, part in partials.items()}
-        total, arrays, touched = self._session.fold(
-            f"in the round from step {first}", partials, self.batches.shards, self._memory, values
-        )
+        kind = f"in the round from step {first}" if self._computed > computed else None
+        folded = self._session.fold(kind, partials, self.batches.shards, self._memory, values)
         self._pool = list(self._buffers)
+        if folded.kind == LEAVING:
+            return True
         rate = self.optimizer.rate(self.optimizer.param_groups[0])
         self._committed = False
         faults.here("apply", first)
-        if arrays is not None:
-            self._average(arrays, touched, total.weight, last - first)
+        if folded.arrays is not None:
+            self._average(folded.arrays, folded.touched, folded.sum.weight, last - first)
         self.optimizer.steps = last
-        self._finish(total, last, epoch, rate, time.perf_counter() - started)
+        self._finish(folded.sum, last, epoch, rate, time.perf_counter() - started)
+        return False
 
     def _trained_copy(
         self, index: int, steps: range, before: list[Array]

@@ -10,6 +10,7 @@ not at all, by every worker or by none.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -23,7 +24,7 @@ import numpy as np
 from runtime import faults
 from runtime.events import Event
 from runtime.fingerprint import fingerprint, pin_blas_threads
-from runtime.fold import Fold, Span, most_held
+from runtime.fold import Fold, Span, most_held, subtrees
 from runtime.group import Exchange, Group, GroupBroken, Layout, Memory
 from runtime.launch import blas_threads
 from runtime.member import Formation, SoloMember, acting_as, current
@@ -45,6 +46,9 @@ from .session import Session
 from .shard import VALIDATION, NonFiniteLoss, Shard
 from .sharded import ShardedOptimizer
 from .state import TrainState
+
+# What the op is in which the workers agree that they are through.
+LEAVING = "at the end of its loop"
 
 
 class Steps:
@@ -105,7 +109,7 @@ class Steps:
         self.validate: Callable[[Session], dict[str, float]] | None = None
         display = None
         if options["progress"] is not False:
-            display = lambda: Progress(self.total_steps, self.batches.steps_per_epoch)  # noqa: E731
+            display = functools.partial(Progress, self.total_steps, self.batches.steps_per_epoch)
         self._record = Record(
             directory,
             options["checkpoint_every"],
@@ -124,6 +128,7 @@ class Steps:
         self._gathered = -1  # the newest step whose state was gathered for a checkpoint
         self._iterated = False
         self._trace = trace(options["run"], current().worker)
+        self._ahead: Generator[tuple[Any, Any], None, None] | None = None  # the batches of the next shards
         self._pool: list[Any] = []  # of what `_buffer` makes
         self._computed = self._took_part = 0  # shards of this launch, and those that called backward
         self._validated = 0  # the newest step whose validation is done
@@ -139,32 +144,31 @@ class Steps:
 
     def _loop(self) -> Generator[Shard, None, None]:
         self._session = Session()
-        with self._running():
+        with self._running() as running:
+            running.callback(self.optimizer.gradients.receive)  # gradients leave the group's memory then
             try:
                 yield from self._until(self._to_the_end)
-            except GeneratorExit:
-                # The body broke off, on every worker: they agree on it when the program goes on. Or it raised, on this
-                # one alone: then it does not go on, and nobody is to be met.
-                self._session.member.owed = self._break_off
+            except BaseException as reason:
+                if isinstance(reason, GeneratorExit):
+                    # The body broke off, on every worker: they agree on it when the program goes on. Or it raised, on
+                    # this one alone: then it does not go on, and nobody is to be met.
+                    self._session.member.owed = self._break_off
+                self._save_last()
                 raise
-            finally:
-                # Also on a break, an exception of the body, or Ctrl-C: the last committed step is worth keeping,
-                # but not one that was interrupted while it was applied.
-                if self._committed and self._sharded is None:
-                    self._save_if_due(last=True)
+            if self.step < self.total_steps:
+                return  # the body broke off on the others
             if self._took_part == 0 < self._computed:
                 self._warn("no shard called shard.backward(loss): nothing was trained")
             self.emit("end", digest=self.digest(), **self.metrics)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> Iterator[ExitStack]:
         with ExitStack() as stack:
             stack.callback(self._session.end)
             stack.callback(pin_blas_threads(blas_threads()).restore_original_limits)
             stack.callback(self._record.close)
-            stack.callback(self.optimizer.gradients.receive)  # from now on gradients leave the group's memory
-            self._shards = stack.enter_context(_Loading(self))
-            yield
+            stack.callback(self._stop_loading)
+            yield stack
 
     def _break_off(self) -> None:
         with self._running():
@@ -191,20 +195,25 @@ class Steps:
         elif self._sharded is not None and self._gather_is_due:
             self._gather_state(self._sharded)
         elif self.step < self.total_steps:
-            yield from self._one_step()
+            if (yield from self._one_step()):
+                self._save_last()
+                return True
         else:
+            self._save_last()  # before the others are let go: if this worker is lost in it, another one does it
             return (yield from self._leave())
         return False
 
     def _leave(self) -> Generator[Shard, None, bool]:
-        ranks = self._session.group.size
-        mine = {(r, r + 1): Contribution() for r in range(ranks) if r == self._session.group.rank}
-        self._session.fold("at the end of its loop", mine, ranks, self._memory, dict.fromkeys(mine))
+        # In the form of a step: a worker whose shards of this step are all empty does not know that the body broke off.
+        shards = self.batches.shards
+        nothing = {span: Contribution() for span in subtrees(*self._range, shards)}
+        self._session.fold(LEAVING, nothing, shards, self._memory)
         return True
         yield  # a generator like the others
 
-    def _one_step(self) -> Generator[Shard, None, None]:
-        step, group = self.step, self._session.group
+    def _one_step(self) -> Generator[Shard, None, bool]:
+        """Compute and apply a step; returns whether the other workers left the loop instead."""
+        step, group, computed = self.step, self._session.group, self._computed
         self._session.step = step
         started = time.perf_counter()
         epoch, _ = self.batches.locate(step)
@@ -215,14 +224,19 @@ class Steps:
             gradients = self._receiving()
             if self._options["overlap"] and group.size > 1 and index == hi - 1:
                 overlap = Overlap(self._memory, self._places, self._slots, fold, gradients, self._start)
-            shard, proposals = yield from self._computed_shard(step, index, gradients, overlap)
+            try:
+                shard, proposals = yield from self._computed_shard(step, index, gradients, overlap)
+            except GeneratorExit:
+                if overlap is not None and overlap.begun:
+                    group.abort()  # nobody will finish what is in flight
+                raise
             begun = overlap and overlap.exchange
             adding.arrays_added = begun is not None
             fold.push(self._contribution(shard, gradients, proposals, sealed=begun is not None))
         partials = fold.partials()
         values = {span: self._slots.get(id(part.gradients)) for span, part in partials.items()}
-        total, arrays, touched = self._session.fold(
-            f"at step {step}",
+        folded = self._session.fold(
+            f"at step {step}" if self._computed > computed else None,
             partials,
             self.batches.shards,
             self._memory,
@@ -230,8 +244,11 @@ class Steps:
             overlap.exchange if overlap else None,
         )
         self._pool = list(self._buffers)
-        summed = None if arrays is None else self._total(arrays, touched)
-        self._commit(total, summed, epoch, time.perf_counter() - started)
+        if folded.kind == LEAVING:
+            return True
+        total = None if folded.arrays is None else self._total(folded.arrays, folded.touched)
+        self._commit(folded.sum, total, epoch, time.perf_counter() - started)
+        return False
 
     def _computed_shard(
         self, step: int, index: int, gradients: GradientBuffer, overlap: Overlap | None = None
@@ -242,7 +259,8 @@ class Steps:
             raise GroupBroken("the generation ended while this worker computed")
         self._session.member.progress(step, f"shard {index}")
         faults.here("shard", step, index)
-        indices, batch = self._shards.next()
+        assert self._ahead is not None
+        indices, batch = next(self._ahead)
         rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
         shard = Shard(batch, indices, step, self.batches.locate(step)[0], index, rng, overlap)
         gradients.receive()
@@ -274,6 +292,15 @@ class Steps:
         # In the prefetch thread: augmentation draws from a stream of this shard's own.
         with random.scope(random.Key(self.batches.seed, "step", step, "shard", shard, "data")):
             return indices, self.source.take(indices) if len(indices) else None
+
+    def _load_from(self, step: int, shards: range) -> None:
+        """Go on with the first of `shards` of `step`."""
+        self._stop_loading()
+        self._ahead = prefetch(self._load, self._keys(step, shards), self._options["prefetch"])
+
+    def _stop_loading(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _contribution(
         self, shard: Shard, gradients: GradientBuffer, proposals: BufferProposals, sealed: bool
@@ -403,15 +430,18 @@ class Steps:
     def _settle(self, formation: Formation) -> None:
         """Let every worker of a new generation hold the same state, and take this worker's range of the shards."""
         group = formation.group
-        if self._session.position.op < 0 and formation.donor is None:
+        begins = self._session.position.op < 0 and formation.donor is None
+        if group.rank != 0:
+            self._record.hand_on()
+        if begins or formation.newcomers:
+            for rank, other in enumerate(group.gather_objects(self._manifest)):
+                refuse_other_worker(self._manifest, other, group.rank, rank)
+        if begins:
             self._begin(group)
         elif not self._session.past:
             if self._sharded is not None:
                 self._make_whole(self._sharded, formation)
             self._hand_over(formation)
-        if self._sharded is not None:
-            self._sharded.place(group.rank, group.size)
-            self._gathered = -1
         lo, hi = self._range = self._session.range(self.batches.shards)
         count = most_held(lo, hi, self.batches.shards)
         bucket_bytes = BUCKET_BYTES if self._options["overlap"] else None
@@ -421,19 +451,21 @@ class Steps:
         self._slots = {id(buffer): i for i, buffer in enumerate(self._buffers)}
         self._pool = list(self._buffers)
         self._totals: dict[tuple[int, ...], GradientBuffer] = {}
-        self._shards.restart(self.step, range(lo, hi))
+        if (
+            self._sharded is not None
+        ):  # not before all have come here: until then the state is whole with each of them
+            self._sharded.place(group.rank, group.size)
+            self._gathered = -1
+        self._load_from(self.step, range(lo, hi))
         self._session.settle()
         if self._record.directory is not None and not self._session.past:
             self._session.member.began(os.path.abspath(self._record.directory.path))
 
     def _begin(self, group: Group) -> None:
-        """All begin: check that it is one run on all workers, and take the state that rank 0 finds."""
-        manifest = self._manifest()
-        for rank, other in enumerate(group.gather_objects(manifest)):
-            refuse_other_worker(manifest, other, group.rank, rank)
-        if group.rank == 0 and not self._session.past:
-            self._record.open(manifest)
+        """All begin: take the state that rank 0 finds."""
         if group.rank == 0:
+            if not self._session.past:
+                self._open(group)
             found = self._record.newest(self.step)
             if found is None and self.step > 0:
                 raise RuntimeError(
@@ -461,20 +493,21 @@ class Steps:
             packed = self._packed()
             for rank in sorted(formation.newcomers):
                 group.send(rank, packed)
-        if group.rank != 0:
-            self._record.close()
-        elif not self._record.writing:
-            self._record.open(self._manifest(), takeover=True)
+        if group.rank == 0 and not self._record.writing:
+            self._open(group)
             self._record.go_on_from(self.step)
         self.emit(
             "generation", number=group.generation, workers=group.size, newcomers=len(formation.newcomers)
         )
 
+    def _open(self, group: Group) -> None:
+        self._record.open(self._manifest, takeover=group.generation > 1)
+
     # --- a sharded optimizer ----------------------------------------------------------------------------------------
 
     def _gather_parameters(self) -> None:
         assert self._sharded is not None
-        self._sharded.take_values(self._session.group.gather_objects(self._sharded.values()))
+        self._sharded.take_values(self._session.gather(self._sharded.values()))
         self._scattered = False
         self._applied()
 
@@ -493,8 +526,7 @@ class Steps:
         return self.step == self.total_steps or (every > 0 and self.step % every == 0)
 
     def _gather_state(self, sharded: ShardedOptimizer) -> None:
-        group = self._session.group
-        told = group.gather_objects(sharded.held())
+        group, told = self._session.group, self._session.gather(sharded.held())
         if self._record.writing:
             sharded.take_held(told)
             self._save_if_due(last=True)
@@ -529,7 +561,9 @@ class Steps:
 
     # --- the run directory ----------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def _manifest(self) -> dict[str, Any]:
+        """What this run is, as it was when this worker began: later the body may have assigned another rate."""
         settings: dict[str, Any] = {
             "batch_size": self.batches.batch_size,
             "shards": self.batches.shards,
@@ -564,6 +598,11 @@ class Steps:
         """SHA-256 over all parameters and buffers of the model."""
         return self.state.digest()
 
+    def _save_last(self) -> None:
+        """Save the newest step, but not one that was interrupted while it was applied."""
+        if self._committed and self._sharded is None:
+            self._save_if_due(last=True)
+
     def _save_if_due(self, last: bool) -> None:
         if self._record.due(self.step, self._epoch_ends, last):
             faults.here("checkpoint", self.step)
@@ -580,30 +619,3 @@ class Steps:
 
     def _warn(self, message: str) -> None:
         self._record.warn(message, self.step)
-
-
-class _Loading:
-    """The batches of this worker's shards, loaded ahead; begun anew when its range changes."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-        self._ahead: Generator[tuple[Any, Any], None, None] | None = None
-
-    def __enter__(self) -> _Loading:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
-
-    def restart(self, step: int, shards: range) -> None:
-        """Go on with the first of `shards` of `step`."""
-        self.__exit__()
-        self._ahead = prefetch(
-            self._steps._load, self._steps._keys(step, shards), self._steps._options["prefetch"]
-        )
-
-    def next(self) -> tuple[Any, Any]:
-        """(indices, batch) of the next shard."""
-        assert self._ahead is not None
-        return next(self._ahead)

@@ -37,7 +37,8 @@ class Overlap:
         start: begins the exchange of these subtrees.
 
     Attributes:
-        exchange: in flight, once backward has begun.
+        begun: whether backward has begun, if it came to its end or not.
+        exchange: in flight, once backward has begun; None if the generation had ended by then.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Overlap:
             start,
         )
         self._buckets_of, self._waiting = places[0], list(places[1])
+        self.begun = False
         self.exchange: Exchange | None = None
 
     def begin(self, reached: Container[Any]) -> None:
         """Backward begins, and nothing but `reached` will receive a gradient: start the exchange."""
+        self.begun = True
         merging, span = self._fold.merging()
         # The sums that the gradient is added into, one after the other; the last of them is what is sent.
         self._sums = [part.gradients for part in merging if part.gradients is not None]

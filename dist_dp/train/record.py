@@ -30,7 +30,7 @@ _SECONDS_FOR_THE_LOCK = 2.0
 
 
 class Record:
-    """The files and displays of a run, seen by one worker; it writes only between `open` and `close`.
+    """The files and displays of a run, seen by one worker; it writes only between `open` and `hand_on` or `close`.
 
     Args:
         directory: the run directory, or None for a run that leaves nothing.
@@ -76,17 +76,17 @@ class Record:
         """
         if self.writing:
             return
-        sinks = list(self._sinks)
+        own: list[Sink] = []
         if self.directory is not None:
             self.directory.create()
             self._lock(takeover)
             self.directory.agree(manifest)
             self._log = JsonLines(self.directory.metrics_path)
-            sinks.append(self._log)
+            own.append(self._log)
         if self._progress is not None:
-            sinks.append(self._progress())
-        self._sink = Tee(sinks)
-        self._open.callback(self._sink.close)
+            own.append(self._progress())
+        self._sink = Tee([*self._sinks, *own])
+        self._open.callback(Tee(own).close)
         self.writing = True
 
     def _lock(self, takeover: bool) -> None:
@@ -101,11 +101,17 @@ class Record:
                     raise
                 time.sleep(0.01)
 
-    def close(self) -> None:
-        """Write no more; the directory is free for another."""
+    def hand_on(self) -> None:
+        """Write no more, for the time being; the directory is free for another worker."""
         self.writing = False
         self._open.close()
-        self._sink = Tee(())
+        self._sink, self._log = Tee(()), None
+
+    def close(self) -> None:
+        """Write no more."""
+        self.hand_on()
+        sinks, self._sinks = self._sinks, []
+        Tee(sinks).close()
 
     def newest(self, step: int) -> Checkpoint | None:
         """The newest checkpoint that verifies, if there is a directory; damaged ones are reported at `step`."""

@@ -16,14 +16,31 @@ finds out from the others where all go on (`runtime.member`). The loop over it h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime import faults
 from runtime.fold import Span, balanced_ranges
 from runtime.group import Exchange, Group, GroupBroken, Memory, Total
 from runtime.member import Formation, Lost, Member, Position, current
 
+from ..tape import Array
 from .contribution import Contribution, different_ways, note, total_of
+
+
+class Folded(NamedTuple):
+    """What all workers added up.
+
+    Attributes:
+        kind: what the op was, in the words of those that said it.
+        sum: over all contributions, without its gradients.
+        arrays: the gradients' flat arrays in the group's memory, until the next exchange; None if there are none.
+        touched: which parameters have a gradient.
+    """
+
+    kind: str
+    sum: Contribution
+    arrays: list[Array] | None
+    touched: Any
 
 
 class Session:
@@ -86,24 +103,28 @@ class Session:
         """Which of `count` leaves (shards, batches) this worker computes."""
         return balanced_ranges(count, self.group.size)[self.group.rank]
 
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every worker, by rank. It is no op: if the generation ends in it, nothing was agreed on."""
+        self.member.progress(self.step, "exchange")
+        told = self.group.gather_objects(value)
+        self.member.progress(self.step, "apply")
+        return told
+
     def fold(
         self,
-        kind: str,
+        kind: str | None,
         partials: Mapping[Span, Contribution],
         leaves: int,
-        memory: Memory,
-        values: Mapping[Span, int | None],
+        memory: Memory | None = None,
+        values: Mapping[Span, int | None] | None = None,
         begun: Exchange | None = None,
-    ) -> tuple[Contribution, list[Any] | None, Any]:
+    ) -> Folded:
         """Add the contributions of all workers in the order of the tree. Returns when all of them hold the total.
 
-        Returns (the sum without its gradients, the gradients' flat arrays in the group's memory, which parameters have
-        one); both None if no worker contributed a gradient.
-
         Args:
-            kind: what the op is, in words; it must be the same on every worker.
+            kind: what the op is, in words; it must be the same on every worker. None: what the others say.
             partials: by subtree of this worker's range.
-            memory, values: where their gradients lie (`runtime.group.Group.start`).
+            memory, values: where their gradients lie (`runtime.group.Group.start`); None: there are none.
             begun: the exchange, if it was started already.
 
         Raises:
@@ -114,7 +135,9 @@ class Session:
         self.member.progress(step, "exchange")
         try:
             faults.here("exchange", step)
-            exchange = begun or group.start(memory, values, leaves)
+            if memory is None:
+                memory = group.reserve((), 0)
+            exchange = begun or group.start(memory, values or dict.fromkeys(partials), leaves)
             faults.here("exchange-started", step)
             total = exchange.finish(note(kind, partials), self.member.regroup_wanted)
             faults.here("agreed", step)
@@ -128,8 +151,8 @@ class Session:
         if total.regroup and self._formation is None:
             self.member.stale = True
         self.member.progress(step, "apply")
-        summed, touched = total_of(total.notes, leaves)
-        return summed, total.arrays, touched
+        agreed, summed, touched = total_of(total.notes, leaves)
+        return Folded(agreed, summed, total.arrays, touched)
 
     def _resolve(self, broken: Group) -> Total:
         """The generation ended in the middle of an op: the total, if others are known to have it; else GroupBroken."""

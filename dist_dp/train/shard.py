@@ -88,7 +88,7 @@ class Shard:
         gradient = np.full(loss.shape, w, loss.dtype)
         if self._overlap is None:
             loss.backward(gradient)
-        elif self.weight == 0:
+        elif not self._overlap.begun:
             loss.backward(gradient, on_reach=self._overlap.begin, on_ready=self._overlap.ready)
         else:
             raise RuntimeError(

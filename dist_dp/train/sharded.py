@@ -74,13 +74,19 @@ class ShardedOptimizer:
         ]
 
     def take_held(self, told: Sequence[Sequence[Any]]) -> bool:
-        """Make parameters and state whole from what the workers hold; returns whether nothing is missing."""
+        """Make parameters and state whole from what the workers hold; returns whether nothing is missing. All of it is
+        kept then, until `place`."""
         parts = self._optimizer.parts
         covered = [np.zeros(part.flat.values.size, np.bool_) for part in parts]
         for held in told:
             for index, lo, hi, values, state in held:
                 parts[index].flat.values[lo:hi] = values
-                for name, array in state.items():
-                    parts[index].state[name][lo:hi] = array
+                for name in (
+                    state.keys() & parts[index].state.keys()
+                ):  # a newcomer's rule may have had less to keep
+                    parts[index].state[name][lo:hi] = state[name]
                 covered[index][lo:hi] = True
-        return all(c.all() for c in covered)
+        whole = all(c.all() for c in covered)
+        if whole:
+            self._kept = [[(0, c.size)] for c in covered]
+        return whole

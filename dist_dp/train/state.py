@@ -56,29 +56,52 @@ class TrainState:
             name = self.trained[index]
             counts[name] = entry.pop("step")
             arrays.update({f"optimizer/{name}/{key}": array for key, array in entry.items()})
-        groups = [
+        schedules = [s.state() for s in self.optimizer.schedules]
+        return arrays, {
+            "steps": state["steps"],
+            "counts": counts,
+            "groups": self._groups(),
+            "schedules": schedules,
+        }
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The hyperparameters of the optimizer's groups as plain JSON; schedules as text."""
+        return [
             {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()}
             for group in self.optimizer.describe()["groups"]
         ]
-        schedules = [s.state() for s in self.optimizer.schedules]
-        return arrays, {"steps": state["steps"], "counts": counts, "groups": groups, "schedules": schedules}
 
     def restore(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Take over what `saved` returned, here or in another worker."""
+        """Take over what `saved` returned, here or in another worker.
+
+        Raises:
+            RuntimeError: a schedule was put into the optimizer during the run, which cannot be handed over.
+        """
         for name, tensor in {**self.parameters, **self.buffers}.items():
             tensor.data[...] = arrays[f"model/{name}"]
         for name, array in self.outer.items():
             array[...] = arrays[f"outer/{name}"]
         state = self.optimizer.state_dict()
-        for index, entry in state["state"].items():
-            name = self.trained[index]
-            for key in entry:
-                entry[key] = meta["counts"][name] if key == "step" else arrays[f"optimizer/{name}/{key}"]
+        # What was saved, and not what is there: the body may have switched on something that has a state.
+        kept: dict[str, dict[str, Any]] = {name: {"step": meta["counts"][name]} for name in self.trained}
+        for path, array in arrays.items():
+            kind, _, rest = path.partition("/")
+            if kind == "optimizer":
+                name, _, key = rest.rpartition("/")
+                kept[name][key] = array
+        state["state"] = dict(enumerate(kept.values()))
         state["steps"] = meta["steps"]
         for group, saved in zip(state["param_groups"], meta["groups"], strict=True):
             # A rate that the body assigned during the run holds from then on. Schedules are the launch's own.
             numbers = {k: v for k, v in saved.items() if k != "params" and not isinstance(v, str)}
             group.update({k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()})
         self.optimizer.load_state_dict(state)
+        for mine, saved in zip(self._groups(), meta["groups"], strict=True):
+            if mine != saved:
+                raise RuntimeError(
+                    f"the optimizer's hyperparameters were {saved} at step {meta['steps']} and are {mine} here: a "
+                    "number assigned in the body of a loop is handed over, a schedule is not; give it when the "
+                    "optimizer is made"
+                )
         for schedule, seen in zip(self.optimizer.schedules, meta["schedules"], strict=True):
             schedule.load_state(seen)

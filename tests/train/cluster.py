@@ -111,7 +111,9 @@ class Cluster:
     def _worker(self, member: ThreadMember) -> None:
         with acting_as(member):
             try:
-                self.results[member.worker] = self.program()
+                result = self.program()
+                member.pay()
+                self.results[member.worker] = result
             except Killed:
                 self.event("lost", member.worker, "killed", sender=member)
             except Lost:
