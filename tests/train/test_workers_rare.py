@@ -48,6 +48,20 @@ def agreed(cluster: Cluster, expected: Any, landed: int = 0) -> None:
     assert cluster.results and all(result == expected for result in cluster.results.values())
 
 
+def replaced_late(program: Callable[[], Any], worker: int, there: Callable[[], Any]) -> Callable[[], Any]:
+    """The program of a cluster in which the replacement of `worker` comes when `there()`, or after 2 s."""
+    starts: list[int] = []
+
+    def started() -> Any:
+        starts.append(current().worker)
+        until = time.monotonic() + 2
+        while starts.count(worker) == 2 and not there() and time.monotonic() < until:
+            time.sleep(1e-3)
+        return program()
+
+    return started
+
+
 def lower_rate(shard: Any, optimizer: Any) -> None:
     if shard.step >= 3:
         optimizer.param_groups[0]["lr"] = 0.005
@@ -123,7 +137,8 @@ def test_a_writer_replaced_before_anybody_has_a_state(
 
     expected = program()
     monkeypatch.setattr(Record, "open", opening)
-    agreed(Cluster(3, lambda: program(tmp_path / "run")).run(), expected)
+    late = replaced_late(lambda: program(tmp_path / "run"), 0, lambda: len(opened) == 2)
+    agreed(Cluster(3, late).run(), expected)
     assert opened == [0, 1, 0]
 
 
@@ -242,7 +257,8 @@ def test_who_waits_for_others_says_so(monkeypatch: pytest.MonkeyPatch, mode: dic
 
 def test_a_second_loss_while_a_sharded_state_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker 3 is lost; while the others settle, worker 2 is lost too, and worker 1 has not yet got what it missed."""
-    placed, struck, starts = threading.Event(), list[int](), list[int]()
+    expected = program()
+    placed, struck = threading.Event(), list[int]()
     place, take_held = ShardedOptimizer.place, ShardedOptimizer.take_held
 
     def placing(self: ShardedOptimizer, rank: int, size: int) -> None:
@@ -261,13 +277,8 @@ def test_a_second_loss_while_a_sharded_state_is_put_together(monkeypatch: pytest
             raise Killed if member.worker == 2 else GroupBroken
         return take_held(self, told)
 
-    def slowly() -> Any:
-        starts.append(current().worker)
-        if starts.count(3) == 2:
-            placed.wait(1)
-        return program(shard_optimizer=True)
-
     monkeypatch.setattr(ShardedOptimizer, "place", placing)
     monkeypatch.setattr(ShardedOptimizer, "take_held", taking)
-    agreed(Cluster(4, slowly, [Death(3, "exchange", 4)]).run(), program(), landed=1)
+    late = replaced_late(lambda: program(shard_optimizer=True), 3, placed.is_set)
+    agreed(Cluster(4, late, [Death(3, "exchange", 4)]).run(), expected, landed=1)
     assert sorted(struck) == [1, 2]
