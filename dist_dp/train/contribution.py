@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.fold import Span, combine
-from runtime.message import decode, encode
 
 from ..tape import Array
 
@@ -86,14 +85,14 @@ class ContributionSum:
         return left
 
 
-def note(kind: str | None, partials: Mapping[Span, Contribution]) -> bytes:
+def note(kind: str | None, partials: Mapping[Span, Contribution]) -> tuple[str | None, list[Any]]:
     """What a worker tells the others beside its gradients: the rest of its partial sums, and the kind of its op (None:
     that of the others)."""
     parts = [
         (lo, hi, part.weight, part.metrics, part.buffers, part.gradients and part.gradients.touched)
         for (lo, hi), part in partials.items()
     ]
-    return encode((kind, parts))
+    return kind, parts
 
 
 def different_ways(where: str) -> RuntimeError:
@@ -104,14 +103,15 @@ def different_ways(where: str) -> RuntimeError:
     )
 
 
-def total_of(notes: Sequence[bytes], shards: int) -> tuple[str, Contribution, NDArray[np.bool_] | None]:
+def total_of(
+    told: Sequence[tuple[str | None, list[Any]]], shards: int
+) -> tuple[str, Contribution, NDArray[np.bool_] | None]:
     """The kind of the op, the sum of what the notes of all workers hold, without gradients, and which parameters have
     one.
 
     Raises:
         RuntimeError: the workers are in ops of different kinds: their programs went different ways.
     """
-    told = [decode(text) for text in notes]
     kinds = {rank: kind for rank, (kind, _) in enumerate(told) if kind is not None}
     if len(set(kinds.values())) > 1:
         raise different_ways(", ".join(f"worker of rank {rank} is {kind}" for rank, kind in kinds.items()))

@@ -80,7 +80,8 @@ def steps(
         keep_last, keep_every: keep this many newest checkpoints, and all at multiples of `keep_every` steps.
         prefetch: batches loaded ahead in a background thread; 0 for none.
         overlap: send gradients while backward still computes others, bucket by bucket; worth it where messages between
-            workers take long. Each shard then calls `backward` once. The answer is the same.
+            workers take long. Each shard then calls `backward` once and leaves `p.grad` as it is: it may be gone by
+            then. The answer is the same.
         shard_optimizer: keep the optimizer's state (moments) spread over the workers instead of whole in each (ZeRO
             stage 1), with a copy at a neighbour. Checkpoints are then written at steps only: every
             `checkpoint_every`, by default after each epoch, and at the end. The answer is the same.

@@ -22,6 +22,7 @@ from runtime import faults
 from runtime.fold import Span, balanced_ranges
 from runtime.group import Exchange, Group, GroupBroken, Memory, Total
 from runtime.member import Formation, Lost, Member, Position, current
+from runtime.message import decode, encode
 
 from ..tape import Array
 from .contribution import Contribution, different_ways, note, total_of
@@ -131,7 +132,7 @@ class Session:
             GroupBroken: the generation ended and nothing was agreed on: join again, and compute again.
             RuntimeError: the workers' programs went different ways.
         """
-        group, step = self.group, self.step
+        group, step, mine = self.group, self.step, note(kind, partials)
         self.member.progress(step, "exchange")
         try:
             faults.here("exchange", step)
@@ -139,7 +140,8 @@ class Session:
                 memory = group.reserve((), 0)
             exchange = begun or group.start(memory, values or dict.fromkeys(partials), leaves)
             faults.here("exchange-started", step)
-            total = exchange.finish(note(kind, partials), self.member.regroup_wanted)
+            text = encode(mine) if group.size > 1 else b""
+            total = exchange.finish(text, self.member.regroup_wanted)
             faults.here("agreed", step)
         except ValueError as error:  # what they hold does not make one tree
             raise different_ways(f"this one is {kind}, another is not ({error})") from error
@@ -151,7 +153,8 @@ class Session:
         if total.regroup and self._formation is None:
             self.member.stale = True
         self.member.progress(step, "apply")
-        agreed, summed, touched = total_of(total.notes, leaves)
+        told = [decode(text) for text in total.notes] if group.size > 1 else [mine]
+        agreed, summed, touched = total_of(told, leaves)
         return Folded(agreed, summed, total.arrays, touched)
 
     def _resolve(self, broken: Group) -> Total:
