@@ -27,8 +27,9 @@ import click
 import runtime
 from runtime import launch
 from runtime.coordinator import Limits
+from runtime.group import GroupBroken
 from runtime.hosts import cores, mpi_environment
-from runtime.member import current
+from runtime.member import Lost, current
 
 from ._version import __version__
 from .verify_command import verify
@@ -43,7 +44,7 @@ _EXTRAS = {
     "mpi4py": "for workers under MPI",
 }
 _RESUME = "the same command goes on from the newest checkpoint, where SCRIPT gives run="
-_INTERRUPTED = 130
+_LOST, _INTERRUPTED = 3, 130
 _AFTER_SCRIPT = {"allow_interspersed_args": False}  # options behind the script are the script's
 
 
@@ -236,6 +237,8 @@ def _report(script: str, error: BaseException) -> dict[str, Any]:
             "exit": 1 if is_text else error.code,
             "traceback": f"{error.code}\n" if is_text else "",
         }
+    if isinstance(error, GroupBroken | Lost):  # in an exchange of the program's own, or in the place of one
+        return {**report, "exit": _LOST, "traceback": f"dist-dp: the run was lost: {error}; {_RESUME}\n"}
     if isinstance(error, Exception) and (refusal := _refusal(error)) is not None:
         return {**report, "refused": refusal, "exit": _Refused.exit_code, "traceback": f"Error: {refusal}\n"}
     with contextlib.redirect_stderr(io.StringIO()) as told:

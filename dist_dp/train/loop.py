@@ -23,7 +23,7 @@ import numpy as np
 
 from runtime import faults
 from runtime.events import Event
-from runtime.fingerprint import fingerprint, pin_blas_threads
+from runtime.fingerprint import pin_blas_threads
 from runtime.fold import Fold, Span, most_held, subtrees
 from runtime.group import Exchange, Group, GroupBroken, Layout, Memory
 from runtime.launch import blas_threads
@@ -41,7 +41,7 @@ from .options import DEFAULTS, Options, check
 from .overlap import BUCKET_BYTES, Overlap, buckets_of
 from .progress import Progress
 from .record import Record
-from .run_directory import MANIFEST_FORMAT, RunDirectory, program, refuse_other_worker
+from .run_directory import RunDirectory, described, refuse_other_worker
 from .session import Session
 from .shard import VALIDATION, NonFiniteLoss, Shard
 from .sharded import ShardedOptimizer
@@ -564,35 +564,17 @@ class Steps:
     @functools.cached_property
     def _manifest(self) -> dict[str, Any]:
         """What this run is, as it was when this worker began: later the body may have assigned another rate."""
-        settings: dict[str, Any] = {
-            "batch_size": self.batches.batch_size,
-            "shards": self.batches.shards,
-            "seed": self.batches.seed,
-            "shuffle": self.batches.shuffle,
-            "drop_last": self.batches.drop_last,
-        }
-        if self._options["wire"] is not None:
-            settings["wire"] = self._options["wire"]
-        if self._options["local"] is not None:
-            settings["local"] = asdict(self._options["local"])
-        # The last round is cut at the end of the run.
-        if (
-            self.optimizer.uses_total_steps or self._options["local"] is not None
-        ):  # else a run may be prolonged
+        names = ("batch_size", "shards", "seed", "shuffle", "drop_last")
+        settings: dict[str, Any] = {name: getattr(self.batches, name) for name in names}
+        wire, local = self._options["wire"], self._options["local"]
+        if wire is not None:
+            settings["wire"] = wire
+        if local is not None:
+            settings["local"] = asdict(local)
+        # Else a run may be prolonged. The last round of a LocalSGD is cut at the end of the run.
+        if self.optimizer.uses_total_steps or local is not None:
             settings["total_steps"] = self.total_steps
-        return {
-            "format": MANIFEST_FORMAT,
-            "version": __version__,
-            "program": program(),
-            "model": {
-                "class": type(self.model).__qualname__,
-                "arrays": {n: f"{a.dtype}{list(a.shape)}" for n, a in self.state.model_arrays().items()},
-            },
-            "optimizer": self.optimizer.describe(),
-            "data": self.source.describe(),
-            "settings": settings,
-            "fingerprint": dict(fingerprint()),
-        }
+        return described(self.model, self.state.model_arrays(), self.optimizer, self.source, settings)
 
     def digest(self) -> str:
         """SHA-256 over all parameters and buffers of the model."""

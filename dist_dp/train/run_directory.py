@@ -23,7 +23,12 @@ from typing import Any
 
 from runtime import checkpoint
 from runtime.checkpoint import Checkpoint, CheckpointDamaged, store
-from runtime.fingerprint import differences
+from runtime.fingerprint import differences, fingerprint
+
+from .._version import __version__
+from ..data import Source
+from ..nn import Module
+from ..optim import Optimizer
 
 MANIFEST_FORMAT = 1
 
@@ -119,6 +124,25 @@ class RunDirectory:
         beside = self.path / "digest.partial"
         store.write(beside, [f"{digest} step {step}\n".encode()])
         store.rename(beside, self.path / "digest")
+
+
+def described(
+    model: Module, arrays: Mapping[str, Any], optimizer: Optimizer, data: Source, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a run: what decides its bits, as plain JSON."""
+    return {
+        "format": MANIFEST_FORMAT,
+        "version": __version__,
+        "program": program(),
+        "model": {
+            "class": type(model).__qualname__,
+            "arrays": {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()},
+        },
+        "optimizer": optimizer.describe(),
+        "data": data.describe(),
+        "settings": dict(settings),
+        "fingerprint": dict(fingerprint()),
+    }
 
 
 def refuse_differences(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:

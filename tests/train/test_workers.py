@@ -19,7 +19,7 @@ from train.conftest import arrays, loss, make
 
 import dist_dp as dp
 from dist_dp import optim
-from dist_dp.train import loop, session
+from dist_dp.train import loop, run_directory, session
 from dist_dp.train.sharded import ShardedOptimizer
 from runtime.events import read_events
 from runtime.member import current
@@ -206,12 +206,12 @@ def test_workers_that_leave_a_loop_at_different_steps_are_told() -> None:
 
 
 def test_a_worker_with_another_build_or_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.fingerprint
+    real = run_directory.fingerprint
 
     def other(**_: Any) -> Any:
         return {**real(), "blas_kernels": "Haswell" if current().worker == 1 else "SkylakeX"}
 
-    monkeypatch.setattr(loop, "fingerprint", other)
+    monkeypatch.setattr(run_directory, "fingerprint", other)
     cluster = Cluster(2, program).run()
     assert cluster.over is not None and cluster.over.code == 1
     for error in cluster.errors:
