@@ -150,15 +150,19 @@ class JsonLines:
     def truncate_after(self, step: int) -> None:
         """Remove every event of a larger step: a resumed run writes those again.
 
-        The remaining lines are written beside and renamed, so a kill leaves either the old or the new file.
+        A kill leaves either the old or the new file: they are the last lines and are cut off, which needs no room
+        on the disk, or else the remaining lines are written beside and renamed.
         """
         lines = self._path.read_bytes().splitlines(keepends=True)
         events = read_events(self._path)
         kept = [line for line, event in zip(lines, events, strict=True) if event.step <= step]
-        beside = self._path.with_name(f".partial-{self._path.name}")
-        beside.unlink(missing_ok=True)
-        store.write(beside, kept)
-        store.rename(beside, self._path)
+        if kept == lines[: len(kept)]:
+            os.truncate(self._path, sum(map(len, kept)))
+        else:
+            beside = self._path.with_name(f".partial-{self._path.name}")
+            beside.unlink(missing_ok=True)
+            store.write(beside, kept)
+            store.rename(beside, self._path)
         self._file.close()
         self._open()
 
