@@ -1,5 +1,6 @@
 """Events survive in files: what was emitted is read back, kills and resumes included."""
 
+import errno
 import json
 import math
 import resource
@@ -117,7 +118,7 @@ def test_truncate_after_killed_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, primitive: str
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    emitted = [Event("train", step, time=1.0) for step in range(4)]
+    emitted = [Event("train", step, time=1.0) for step in (0, 3, 1, 2)]  # not to be cut off in one piece
     write_all(path, emitted)
 
     def torn(*arguments: Any) -> None:
@@ -133,7 +134,24 @@ def test_truncate_after_killed_leaves_the_old_file(
     assert same(list(read_events(path)), emitted)
     sink.truncate_after(1)  # the leftover is no obstacle
     sink.close()
-    assert same(list(read_events(path)), emitted[:2])
+    assert same(list(read_events(path)), [emitted[0], emitted[2]])
+
+
+def test_the_last_events_are_cut_off_without_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    path = tmp_path / "metrics.jsonl"
+    emitted = [Event("train", step, time=1.0) for step in range(4)]
+    write_all(path, emitted)
+    sink = JsonLines(path)
+    monkeypatch.setattr(store, "write", full)
+    sink.truncate_after(1)
+    sink.emit(emitted[2])
+    sink.close()
+    assert same(list(read_events(path)), emitted[:3])
 
 
 @pytest.mark.parametrize(
