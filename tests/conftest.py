@@ -6,9 +6,13 @@ change and not of chance; `DIST_DP_HYPOTHESIS=explore` looks for new ones.
 """
 
 import os
+import signal
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and all that it starts; here it is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 

@@ -268,4 +268,7 @@ def attach() -> LocalMember:
     """Connect this process with the launcher that started it, before its program runs; `member.current` finds it."""
     member = current()
     assert isinstance(member, LocalMember)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # From a shell that started the launcher in the background. Here it is how the launcher asks the program to end.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return member

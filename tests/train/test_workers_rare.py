@@ -18,7 +18,7 @@ from train.test_workers import program
 
 import dist_dp as dp
 from dist_dp import optim
-from dist_dp.train import loop
+from dist_dp.train import run_directory
 from dist_dp.train.record import Record
 from dist_dp.train.sharded import ShardedOptimizer
 from runtime.events import Event
@@ -103,7 +103,7 @@ def test_a_newcomer_with_another_program_is_refused(monkeypatch: pytest.MonkeyPa
             started.append(current())
         return {"file": "train.py", "sha256": "new" if started.index(current()) >= 3 else "old"}
 
-    monkeypatch.setattr(loop, "program", edited)
+    monkeypatch.setattr(run_directory, "program", edited)
     cluster = Cluster(3, program, [Death(1, "exchange", 4)]).run()
     assert len(cluster.landed) == 1
     assert cluster.over is not None and cluster.over.code == 1
