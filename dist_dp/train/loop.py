@@ -559,7 +559,7 @@ class Steps:
         self.state.restore(arrays, optimizer)
         self._committed = self._validated == self.step
 
-    # --- the run directory ----------------------------------------------------------------------------------------
+    # --- the record of the run --------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _manifest(self) -> dict[str, Any]:
@@ -589,11 +589,8 @@ class Steps:
         if self._record.due(self.step, self._epoch_ends, last):
             faults.here("checkpoint", self.step)
             arrays, optimizer = self.state.saved()
-            # As text: a metric may be NaN, which is no JSON.
-            metrics = {name: repr(value) for name, value in self.metrics.items()}
+            metrics = {name: repr(value) for name, value in self.metrics.items()}  # NaN is no JSON
             self._record.save(self.step, arrays, {"optimizer": optimizer, "metrics": metrics}, self.digest())
-
-    # --- events ---------------------------------------------------------------------------------------------------
 
     def emit(self, kind: str, **values: Any) -> None:
         """Report something that happened at the present step to every sink, if this worker writes."""
