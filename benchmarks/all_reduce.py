@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
 def lines(rounds: int, pythons: list[str]) -> Iterator[str]:
     yield "# All-reduce on one host\n"
     yield "Made by `python -m benchmarks all_reduce --also PYTHON`, the Python of an environment with another MPI."
-    yield "Two workers, one process each and bound to a core each, add a float32 gradient each. Each writes its gradient"
-    yield "anew before every call,"
+    yield "Two workers, one process each and bound to a core each, add a float32 gradient each. Each writes its"
+    yield "gradient anew before every call,"
     yield "so it lies in the cache of its own core, as after a backward pass; timed is from a barrier to the end of the"
     yield f"slower one. All ways run in turn (A B C ...), medians over {rounds} rounds. A ratio is the time of that"
     yield "way over the time of shm in the same round: above 1, shm is faster. In brackets the middle half of the"
