@@ -98,7 +98,8 @@ def verify(
         _add(table, reference, "reference")
         different: list[Way] = []
         wrong = []
-        for way in _ways(workers, backend, faults, seed, reference.steps[0], table):
+        ways = _ways(workers, backend, faults, seed, reference.steps[0], table)
+        for way in ways:
             with console.status(_named(way)):
                 outcome = verifier.run(way)
             verdict = "equal" if outcome.digests == reference.digests else "DIFFERS"
@@ -114,7 +115,9 @@ def verify(
                 wrong.append(f"{_named(different[0])}: first difference: {verifier.explain(different[0])}\n")
         for text in wrong:
             click.echo(text, nl=False, err=True)
-    sys.exit(1 if wrong else 0)
+    if not ways:
+        click.echo("dist-dp: nothing was compared", err=True)
+    sys.exit(1 if wrong or not ways else 0)
 
 
 def _ways(

@@ -16,12 +16,12 @@ finds out from the others where all go on (`runtime.member`). The loop over it h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from runtime import faults
 from runtime.fold import Span, balanced_ranges
-from runtime.group import Exchange, Group, GroupBroken, Memory, Total
-from runtime.member import Formation, Lost, Member, Position, current
+from runtime.group import Exchange, Group, GroupBroken, Layout, Memory, Total
+from runtime.member import Formation, Lost, Member, Position, SoloMember, current, in_a_body
 from runtime.message import decode, encode
 
 from ..tape import Array
@@ -185,24 +185,70 @@ class Session:
 def group() -> Group:
     """The workers of this run, for exchanges of your own: `all_reduce`, `all_gather`, `broadcast`, `barrier`, ...
 
-    Every worker must call it, and what it then does with the group, at the same places of the program, outside of the
-    training loop. In the body of a training loop, and in a process by itself, it is a group of one. What you compute
-    with it may depend on the number of workers; what `fit`, `steps` and `evaluate` compute does not.
+    Every worker must call it, and what it then does with the group, at the same places of the program. `rank` and
+    `size` may be read anywhere. In a process by itself it is a group of one. What you compute with it may depend on the
+    number of workers; what `fit`, `steps` and `evaluate` compute does not.
+
+    A worker that came in the place of one that was lost, after the others had passed here, gets a group that knows its
+    rank and size, but cannot repeat the exchanges: they raise `Lost`, and the run ends and is to be resumed.
 
     Raises:
-        Lost: this worker came in the place of one that was lost, after the others had passed here.
+        RuntimeError: called in the body of a training loop, which is one shard and not a worker's.
 
     >>> import dist_dp as dp
     >>> dp.group().all_reduce([1.0, 2.0])
     array([1., 2.])
     """
+    if in_a_body() and isinstance(current(), SoloMember):
+        raise RuntimeError(
+            "dist_dp.group() cannot be called in the body of a training loop, which is one shard; report numbers with "
+            "shard.log, or take `group = dist_dp.group()` before the loop"
+        )
     session = Session(stateless=True)
     formation = session.join()
     if session.past:
-        raise Lost(
-            "a worker was replaced, and the program's own exchanges (dist_dp.group) cannot be repeated for the new "
-            "one; start the run again to go on from its newest checkpoint"
-        )
+        return _PassedGroup(session.member)
     if formation is not None:
         session.settle()
     return session.group
+
+
+class _PassedGroup(Group):
+    """The group at a place of the program that the others have passed: it is known who was there, and that is all."""
+
+    def __init__(self, member: Member) -> None:
+        self.rank, self.size, self.generation = member.worker, member.workers, 0
+
+    @property
+    def broken(self) -> bool:
+        return True
+
+    def reserve(self, layout: Layout, count: int, bucket_bytes: int | None = None) -> NoReturn:
+        raise _not_repeated()
+
+    def start(self, memory: Memory, values: Mapping[Span, int | None], shards: int) -> NoReturn:
+        raise _not_repeated()
+
+    def gather_bytes(self, payload: bytes) -> NoReturn:
+        raise _not_repeated()
+
+    def send(self, to: int, payload: bytes | memoryview) -> NoReturn:
+        raise _not_repeated()
+
+    def recv(self, source: int) -> NoReturn:
+        raise _not_repeated()
+
+    def pending(self) -> None:
+        """Nothing is."""
+
+    def abort(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _not_repeated() -> Lost:
+    return Lost(
+        "a worker was replaced, and the program's own exchanges (dist_dp.group) cannot be repeated for the new one"
+    )

@@ -256,3 +256,31 @@ def test_an_evaluation_in_the_body_of_a_loop_is_the_workers_own() -> None:
 
     results = Cluster(2, evaluating).run().results
     assert results == {0: evaluating(), 1: []}
+
+
+@pytest.mark.parametrize("exchanges", [False, True])
+def test_a_replacement_may_ask_for_its_rank_but_not_repeat_an_exchange(exchanges: bool) -> None:
+    def asking() -> Any:
+        group = dp.group()
+        if exchanges:
+            group.barrier()
+        return group.rank, group.size, program()
+
+    cluster = Cluster(3, asking, [Death(1, "exchange", 4)]).run()
+    assert len(cluster.landed) == 1 and cluster.over is not None
+    if exchanges:
+        assert not cluster.errors and 1 not in cluster.results  # it is lost again and again: raised as such
+    else:
+        assert cluster.over.code == 0
+        assert cluster.results == {rank: (rank, 3, program()) for rank in range(3)}
+
+
+def test_a_group_is_refused_in_the_body_of_a_loop() -> None:
+    def in_the_body() -> None:
+        model, optimizer = make()
+        for _ in dp.steps(model, optimizer, arrays(), batch_size=10, shards=4, progress=False):
+            dp.group()
+
+    with pytest.raises(RuntimeError, match="before the loop"):
+        in_the_body()
+    assert "before the loop" in str(Cluster(2, in_the_body).run().errors[0])
