@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, ClassVar, Unpack
 
@@ -153,7 +153,8 @@ class Steps:
                     # The body broke off, on every worker: they agree on it when the program goes on. Or it raised, on
                     # this one alone: then it does not go on, and nobody is to be met.
                     self._session.member.owed = self._break_off
-                self._save_last()
+                with suppress(KeyboardInterrupt):  # it ends already
+                    self._save_last()
                 raise
             if self.step < self.total_steps:
                 return  # the body broke off on the others

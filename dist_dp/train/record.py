@@ -7,9 +7,11 @@ saves checkpoints. When it is lost the next one takes over where the survivors s
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from runtime import checkpoint
@@ -156,25 +158,42 @@ class Record:
         return waited > _SECONDS_BETWEEN_CHECKPOINTS or (epoch_ends and waited > 1.0)
 
     def save(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], digest: str) -> None:
-        """Save a checkpoint; if that fails, say so and go on."""
+        """Save a checkpoint; if that fails, say so and go on. A Ctrl-C meanwhile is heard when it is saved."""
         assert self.directory is not None
         try:
-            checkpoint.save(
-                self.directory.checkpoints,
-                step,
-                arrays,
-                meta,
-                digest=digest,
-                keep_last=self._keep_last,
-                keep_every=self._keep_every,
-            )
-            self.directory.record_digest(digest, step)
+            with _interrupted_later():
+                checkpoint.save(
+                    self.directory.checkpoints,
+                    step,
+                    arrays,
+                    meta,
+                    digest=digest,
+                    keep_last=self._keep_last,
+                    keep_every=self._keep_every,
+                )
+                self.directory.record_digest(digest, step)
+                self._saved_step = step
         except (CheckpointNotSaved, OSError) as error:
             self.warn(
                 f"step {step} was not saved ({error}); training goes on, the last good checkpoint is kept",
                 step,
             )
         else:
-            self._saved_step = step
             self.emit("checkpoint", step, digest=digest)
         self._saved_at = time.monotonic()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Let a Ctrl-C wait until what is begun here is done. It comes to the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came:
+            signal.raise_signal(signal.SIGINT)

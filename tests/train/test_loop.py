@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import dist_dp as dp
 from dist_dp import nn, optim
+from runtime import checkpoint
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 
@@ -117,3 +119,22 @@ def test_steps_in_which_no_shard_takes_part_move_the_schedule_alone(caplog: pyte
     assert (steps.step, optimizer.steps) == (3, 3)
     assert "nothing was trained" in caplog.text
     np.testing.assert_array_equal(model[0].weight.detach().numpy(), before)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_is_heard_when_it_is_saved(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, landed = checkpoint.save, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if arguments[1] == 4:
+            landed.append(arguments[1])
+            signal.raise_signal(signal.SIGINT)
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", checkpoint_every=4)
+    assert landed == [4]
+    assert (tmp_path / "run" / "digest").read_text().endswith(" step 4\n")
+    assert train(tmp_path / "run", checkpoint_every=4) == train()
