@@ -160,7 +160,10 @@ def refuse_differences(path: Path, known: Mapping[str, Any], now: Mapping[str, A
     if found:
         hint = ""
         if all(line.startswith(_ACCEPTABLE) for line in found):
-            hint = f"\nSet {ACCEPT_CHANGES}=1 to go on all the same: the answer may then differ."
+            hint = (
+                f"\nSet {ACCEPT_CHANGES}=1 (dist-dp run --accept-changes) to go on all the same: the answer may then "
+                "differ."
+            )
         raise RunMismatch(
             f"{path} holds a run that differs from this launch (recorded there -> asked for now):\n  "
             + "\n  ".join(found)
