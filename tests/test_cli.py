@@ -588,7 +588,7 @@ def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("BLAS could not be set to 1 threads")
 
     monkeypatch.setattr("runtime.fingerprint.pin_blas_threads", refuse)
-    monkeypatch.setattr("dist_dp.cli._CORE", ("numpy", "no-such-package"))
+    monkeypatch.setattr("dist_dp.commands.doctor._CORE", ("numpy", "no-such-package"))
     result = command("doctor")
     assert result.exit_code == 1
     assert "Error: no-such-package is not installed\n" in result.output

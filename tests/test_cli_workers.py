@@ -79,7 +79,7 @@ def test_auto_is_a_worker_for_every_so_many_cores(
     seen: list[Any] = []
     monkeypatch.setenv(launch.THREADS, str(threads))
     monkeypatch.setattr(cores, "available", lambda: available)
-    monkeypatch.setattr("dist_dp.cli._run_workers", lambda workers, *rest: seen.append(workers))
+    monkeypatch.setattr("dist_dp.commands.run._run_workers", lambda workers, *rest: seen.append(workers))
     monkeypatch.setattr(launch, "run_as_main", lambda *rest: seen.append(None))
     command("-n", "auto", "--threads", str(threads), write(""))
     assert seen[0] == started
@@ -100,7 +100,7 @@ def test_a_rank_of_mpi_starts_no_workers_of_its_own(monkeypatch: pytest.MonkeyPa
 
 def test_options_become_the_limits_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("dist_dp.cli._run_workers", lambda *given: [seen.append(given), sys.exit(0)])
+    monkeypatch.setattr("dist_dp.commands.run._run_workers", lambda *given: [seen.append(given), sys.exit(0)])
     command("-n", "3", write(""))
     command(
         "-n", "2", "--hang-after", "never", "--max-losses", "7", "--backend", "tcp", "script.py", "-n", "9"

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .debug.verify import Outcome, Way
+    from ..debug.verify import Outcome, Way
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -23,7 +23,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 def _backends(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    from .debug.verify import BACKENDS
+    from ..debug.verify import BACKENDS
 
     for backend in value.split(","):
         if backend not in BACKENDS:
@@ -74,7 +74,7 @@ def verify(
     """
     from rich.console import Console
 
-    from .debug.verify import Verifier, Way
+    from ..debug.verify import Verifier, Way
 
     console = Console()
     with tempfile.TemporaryDirectory(prefix="dist-dp-verify-") as root:
@@ -127,7 +127,7 @@ def _ways(
     from runtime.faults import drawn
     from runtime.hosts.local import BACKENDS as LOCAL
 
-    from .debug.verify import Way, missing
+    from ..debug.verify import Way, missing
 
     here = []
     for backend in backends:
