@@ -108,6 +108,26 @@ class Limits:
 _SILENT = 30.0  # seconds that an interpreter may say nothing while it starts, and while it exits
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What a worker knows of its place, for a coordinator that takes over from one that was lost.
+
+    Attributes:
+        generation: the newest that it was told of; 0: none.
+        members, position: of that generation, as in `Form`.
+        asked: where it stands, if it waits for the next one.
+        aborted: it knows that the generation has ended.
+        left: its program came to its end.
+    """
+
+    generation: int = 0
+    members: tuple[int, ...] = ()
+    position: Position = Position(0, -1)
+    asked: Position | None = None
+    aborted: bool = False
+    left: bool = False
+
+
 @dataclass
 class _Worker:
     """A process that is there, from Start until it is reported lost."""
@@ -120,6 +140,7 @@ class _Worker:
     met: bool = False  # it has asked for a generation
     joined: bool = False  # it has been in one
     asked: Position | None = None  # it waits for the next one
+    drained: str = ""  # why it is to go when the op in flight is done
     progress: int = 0
     waiting: bool = False
 
@@ -135,11 +156,18 @@ class Coordinator:
     - A lost worker is replaced, until one has come to the end of the program (`left` after having asked): then every
       session is over and nobody can come in. Replacements that were never in a generation are ended at that moment;
       members finish by themselves. A loss counts no longer: what the worker would have computed is computed.
+    - Where room for workers comes and goes, `room` says for whom there is some, instead of `begin`; a worker lost with
+      its room comes back with the next. A generation is formed only while `least` workers have room. A drained worker
+      goes when the op in flight is agreed on, unless nobody else holds the state.
     - The run is over when no process is there. The exit code is 0 if the program came to its end on one worker at
       least; a failure, a request to stop or too many losses, whichever comes first, decide otherwise.
 
     Whoever feeds it reports everything that a worker said before it reports it lost, and tells workers what they are
     told in the same order: a worker forgets Abort and Invite when the next Form or Past comes.
+
+    Args:
+        workers: how many there are at most.
+        least: workers that must have room for the run to go on.
 
     Attributes:
         generation: the newest that was formed; 0 before the first.
@@ -152,12 +180,14 @@ class Coordinator:
     [Form(generation=1, members=(0,), position=Position(session=0, op=-1), donor=None, newcomers=frozenset())]
     """
 
-    def __init__(self, workers: int, limits: Limits = Limits()) -> None:
+    def __init__(self, workers: int, limits: Limits = Limits(), least: int = 1) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers must be a whole number above 0, got {workers!r}")
+        if isinstance(least, bool) or not isinstance(least, int) or not 1 <= least <= workers:
+            raise ValueError(f"least must be a whole number from 1 to {workers}, got {least!r}")
         self.generation = 0
         self.members: tuple[int, ...] = ()
-        self._count, self._limits = workers, limits
+        self._count, self._limits, self._least = workers, limits, least
         self._workers: dict[int, _Worker] = {}
         self._position = Position(0, -1)  # where the newest generation was formed
         self._aborted = False  # the newest generation has been told that it is over
@@ -170,12 +200,78 @@ class Coordinator:
         self._begun = self._latest = self._ending = 0.0  # times: of begin, of the latest event, of Stop
         self._outcome: Over | None = None  # how it will end, once Stop was said
 
+    @classmethod
+    def restored(
+        cls,
+        workers: int,
+        limits: Limits,
+        least: int,
+        there: Mapping[int, Standing | None],
+        now: float,
+    ) -> tuple[Coordinator, list[Action]]:
+        """The successor of a coordinator that was lost, from what the workers that are there know.
+
+        What the former one told some workers and not others is put right by ending that generation. Counts of losses
+        begin anew.
+
+        Args:
+            there: the workers whose processes are there; None for one that has said nothing yet.
+        """
+        self = cls(workers, limits, least)
+        self._begun = self._latest = now
+        told = {worker: standing for worker, standing in there.items() if standing is not None}
+        newest = max(told.values(), key=lambda standing: standing.generation, default=Standing())
+        self.generation, self._position = newest.generation, newest.position
+        for worker, standing in there.items():
+            its = standing or Standing()
+            joined = its.generation > 0
+            self._workers[worker] = _Worker(
+                now,
+                now,
+                heard=standing is not None,
+                left=its.left,
+                met=joined or its.asked is not None,
+                joined=joined,
+                asked=its.asked,
+            )
+        self._somebody_left = any(its.left for its in told.values())
+        self._complete = any(its.left and its.generation > 0 for its in told.values())
+        self.members = tuple(worker for worker in newest.members if worker in there)
+        inside = [told.get(worker) or Standing() for worker in self.members]
+        whole = self.members == newest.members
+        self.members = tuple(w for w, its in zip(self.members, inside, strict=True) if not its.left)
+        actions: list[Action] = []
+        if not whole or any(i.aborted or i.asked or i.generation < newest.generation for i in inside):
+            actions = self._abort("its coordinator was lost while it changed", now)
+        return self, [*actions, *self._form(now)]
+
     # --- events -------------------------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> list[Action]:
-        """Start the workers."""
-        self._begun = self._latest = now
-        return [self._start(worker, now) for worker in range(self._count)]
+        """Start the workers: there is room for all."""
+        self._begun = now
+        return [action for worker in range(self._count) for action in self.room(worker, now)]
+
+    def room(self, worker: int, now: float) -> list[Action]:
+        """There is room for this worker: start it, if it is not there."""
+        self._wake(now)
+        if worker in self._workers or self._outcome is not None or self._complete:
+            return []
+        return [self._start(worker, now), *self._form(now)]
+
+    def drain(self, worker: int, reason: str, now: float) -> list[Action]:
+        """The room of this worker is about to go: it goes when the op in flight is agreed on."""
+        self._wake(now)
+        it = self._workers.get(worker)
+        if it is None or it.ended or it.left or self._outcome is not None:
+            return []
+        it.drained = reason
+        if worker not in self.members:
+            return self._end({worker: reason}, now) + self._form(now) if it.asked is None else self._form(now)
+        if self._aborted or self._invited:
+            return []
+        self._invited = True
+        return [Invite(self.members)]
 
     def ask(self, worker: int, position: Position, now: float) -> list[Action]:
         """A worker asks for the next generation and waits for it (`Member.form`)."""
@@ -224,8 +320,12 @@ class Coordinator:
         error = f"{report.get('error', 'an error')}: {report.get('message', '')}"
         return self._stop(Over(1, f"worker {worker} failed with {error}", report), now)
 
-    def lost(self, worker: int, reason: str, now: float) -> list[Action]:
-        """A worker's process is gone, without having left or failed: or with, which is then its expected end."""
+    def lost(self, worker: int, reason: str, now: float, room: bool = True) -> list[Action]:
+        """A worker's process is gone, without having left or failed: or with, which is then its expected end.
+
+        Args:
+            room: another process can take its place. Otherwise `room` says when.
+        """
         self._wake(now)
         it = self._workers.pop(worker, None)
         if it is None:
@@ -234,20 +334,21 @@ class Coordinator:
         if self._outcome is None and not it.left:
             self._why = f"worker {worker} was lost: {reason}"
             others_done = self._somebody_left and all(its.left for its in self._workers.values())
-            if not (self._complete or others_done):
+            if room and not (self._complete or others_done):
                 self._recent[worker] += 1
                 if self._recent[worker] >= self._limits.losses:
                     return actions + self._give_up(self._recent[worker], now)
                 actions.append(self._start(worker, now))
         actions += self._form(now)
-        if not self._workers:
-            actions.append(self._outcome or Over(0, "the program came to its end"))
+        if not self._workers and (self._outcome is not None or self._somebody_left):
+            self._outcome = self._outcome or Over(0, "the program came to its end")
+            actions.append(self._outcome)
         return actions
 
     def stop(self, reason: str, now: float) -> list[Action]:
         """Ctrl-C or a request to end: everybody ends and leaves a run that can be resumed; exit code 130."""
         self._wake(now)
-        return self._stop(Over(130, reason), now) if self._workers and self._outcome is None else []
+        return self._stop(Over(130, reason), now) if self._outcome is None else []
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: look for workers that have stopped, hang, or have not ended within the grace time.
@@ -271,6 +372,11 @@ class Coordinator:
         if self._joining(self._latest) and self._limits.joining is not None:
             dues.append(self._begun + self._limits.joining)
         return max(0.0, min([now + self._limits.heartbeat / 2, *dues]) - now)
+
+    @property
+    def lacking(self) -> int:
+        """How many workers need room before a generation can be formed; it waits meanwhile."""
+        return max(0, self._least - sum(not it.ended for it in self._workers.values()))
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
@@ -350,6 +456,13 @@ class Coordinator:
         awaited = self.members or there
         if (self.generation > 0 or self._joining(now)) and any(worker not in asking for worker in awaited):
             return []
+        staying = {w: position for w, position in asking.items() if not self._workers[w].drained}
+        if max(staying.values(), default=Position(-1, -1)).op >= 0 or max(asking.values()).op < 0:
+            going = {w: self._workers[w].drained for w in asking if w not in staying}
+            if going:  # a worker that goes is told nothing more: its process is ended
+                return self._end(going, now) + self._form(now)
+        if self.lacking:
+            return []
         try:
             agreed = agree(list(asking.values()))
         except ValueError as error:
@@ -370,7 +483,12 @@ class Coordinator:
         newcomers = frozenset(workers[i] for i in agreed.newcomers)
         form = Form(self.generation, self.members, agreed.position, donor, newcomers)
         behind = [worker for worker in workers if worker not in self.members]
-        return [form, *self._past(behind, agreed.position)]
+        actions: list[Action] = [form, *self._past(behind, agreed.position)]
+        drained = [worker for worker in self.members if self._workers[worker].drained]
+        if 0 < len(drained) < len(self.members):  # those that stay have the state after the next op
+            self._invited = True
+            actions.append(Invite(self.members))
+        return actions
 
     def _past(self, workers: Collection[int], position: Position) -> list[Action]:
         self._take_out(workers)

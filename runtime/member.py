@@ -22,11 +22,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .group import Group
 from .launch import CONTROL
 from .transports.solo import SoloGroup
+
+if TYPE_CHECKING:
+    from .events import Sink
 
 
 class Position(NamedTuple):
@@ -171,6 +174,10 @@ class Member(ABC):
     def leave(self) -> None:
         """Say that this worker's program came to its end."""
 
+    def sinks(self) -> Sequence[Sink]:
+        """Further receivers of a run's events, where this worker writes: what the launcher has for its users."""
+        return ()
+
 
 class SoloMember(Member):
     """One process by itself: always alone, nothing to agree on."""
@@ -196,6 +203,12 @@ def current() -> Member:
     if _of_process is None:
         _of_process = _from_environment()
     return _of_process
+
+
+def become(member: Member) -> None:
+    """Let this process be `member`, before its program runs: for launchers that are not found from the environment."""
+    global _of_process
+    _of_process = member
 
 
 def _from_environment() -> Member:

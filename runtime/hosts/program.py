@@ -1,4 +1,4 @@
-"""Running a program as a worker of `runtime.hosts.local`, whose launcher is told how it ended."""
+"""Running a program as a worker whose launcher is told how it ended."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .local_worker import LocalMember, attach
+from .coordinated import CoordinatedMember
+from .local_worker import attach
 
 _INTERRUPTED = 130
 
 
-def run_program(program: Callable[[], object], report: Callable[[BaseException], Mapping[str, Any]]) -> int:
+def run_program(
+    program: Callable[[], object],
+    report: Callable[[BaseException], Mapping[str, Any]],
+    attach: Callable[[], CoordinatedMember] = attach,
+) -> int:
     """Run `program` as this worker, and tell the launcher how it ended; returns the exit code for this process.
 
     An exception, or `sys.exit` with anything but 0, is a failure of the program: all workers end, with the `report` of
@@ -26,7 +31,9 @@ def run_program(program: Callable[[], object], report: Callable[[BaseException],
 
 
 def _run(
-    member: LocalMember, program: Callable[[], object], report: Callable[[BaseException], Mapping[str, Any]]
+    member: CoordinatedMember,
+    program: Callable[[], object],
+    report: Callable[[BaseException], Mapping[str, Any]],
 ) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # as on a terminal: lines come when they are printed
         sys.stdout.reconfigure(line_buffering=True)
