@@ -381,7 +381,9 @@ class Steps:
         self.step = step
         means = {name: value / weight for name, (value, weight) in total.metrics.items()}
         self.metrics = {n: v for n, v in self.metrics.items() if n.startswith(VALIDATION)} | means
-        self.emit("step", epoch=epoch, lr=rate, examples=examples, seconds=round(seconds, 6), **means)
+        values = {"epoch": epoch, "lr": rate, "examples": examples, "seconds": round(seconds, 6)}
+        exchange = round(self._session.exchange_seconds, 6)
+        self.emit("step", **values, exchange=exchange, exchange_bytes=self._session.exchange_bytes, **means)
         self._applied()
 
     def _applied(self) -> None:
@@ -497,8 +499,10 @@ class Steps:
         if group.rank == 0 and not self._record.writing:
             self._open(group)
             self._record.go_on_from(self.step)
+        seconds = round(time.perf_counter() - self._session.left, 6)  # without a step, until all hold the state
+        newcomers = len(formation.newcomers)
         self.emit(
-            "generation", number=group.generation, workers=group.size, newcomers=len(formation.newcomers)
+            "generation", number=group.generation, workers=group.size, newcomers=newcomers, seconds=seconds
         )
 
     def _open(self, group: Group) -> None:

@@ -15,6 +15,7 @@ finds out from the others where all go on (`runtime.member`). The loop over it h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -55,6 +56,9 @@ class Session:
         position: (number of the session, ops agreed on); op -1 before this worker has any state.
         step: of the training run, for reports and faults.
         past: the others are through with this session; this worker goes through it alone, and writes nothing.
+        exchange_seconds: how long the newest op waited in its exchange; what overlap hid is not in it.
+        exchange_bytes: the gradients that it added up over the workers; none in a group of one.
+        left: when (`time.perf_counter`) this worker began to wait for the newest generation.
     """
 
     def __init__(self, stateless: bool = False) -> None:
@@ -62,6 +66,7 @@ class Session:
         self.position = Position(self.member.next_session(), 0 if stateless else -1)
         self.step = 0
         self.past = False
+        self.exchange_seconds, self.exchange_bytes, self.left = 0.0, 0, time.perf_counter()
         self._alone: Group | None = None  # the group of a past session
         self._formation: Formation | None = None  # the newest one, until everybody is settled in it
         self._joined = False
@@ -134,6 +139,7 @@ class Session:
         """
         group, step, mine = self.group, self.step, note(kind, partials)
         self.member.progress(step, "exchange")
+        started = time.perf_counter()
         try:
             faults.here("exchange", step)
             if memory is None:
@@ -149,6 +155,8 @@ class Session:
             if self.past:
                 raise
             total = self._resolve(group)
+        self.exchange_seconds = time.perf_counter() - started
+        self.exchange_bytes = sum(a.nbytes for a in total.arrays or ()) if group.size > 1 else 0
         self.position = self.position._replace(op=self.position.op + 1)
         if total.regroup and self._formation is None:
             self.member.stale = True
@@ -176,6 +184,7 @@ class Session:
 
     def _form(self) -> None:
         self.member.progress(self.step, "exchange")  # waits for the others
+        self.left = time.perf_counter()
         self._formation = formation = self.member.form(self.position)
         self.member.stale = False
         if formation.past:

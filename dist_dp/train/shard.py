@@ -22,7 +22,9 @@ class NonFiniteLoss(ArithmeticError):
 
 
 # What a step reports of itself, beside the metrics of its shards.
-RESERVED = frozenset({"epoch", "lr", "examples", "seconds", "kind", "step", "digest"})
+RESERVED = frozenset(
+    {"epoch", "lr", "examples", "seconds", "exchange", "exchange_bytes", "kind", "step", "digest"}
+)
 VALIDATION = "validation_"
 
 
