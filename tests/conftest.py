@@ -1,15 +1,22 @@
-"""Settings for the whole suite: one BLAS thread, and the Hypothesis profiles.
+"""Settings for the whole suite: one BLAS thread, a token for Ray, and the Hypothesis profiles.
 
-The thread settings must be in the environment before NumPy is first imported, which is why they stand here.
+The thread settings must be in the environment before NumPy is first imported, which is why they stand here; so do those
+of Ray, which reads them when it is imported.
 The profile `ci` (the default) tries the same examples in every run, so that a failure is a failure of the
 change and not of chance; `DIST_DP_HYPOTHESIS=explore` looks for new ones.
 """
 
 import os
+import secrets
 import signal
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# A token of this run alone: no cluster of a test can be used by others, nor does any use what belongs to the user.
+os.environ.update(
+    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0", RAY_ADDRESS=""
+)
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and all that it starts; here it is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)

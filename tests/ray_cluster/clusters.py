@@ -1,0 +1,271 @@
+"""Ray clusters for tests: one in this process (`local`), or several nodes as processes (`Nodes`).
+
+Whatever runs, uses the token of this test run (tests/conftest.py), listens on 127.0.0.1, keeps its files in a directory
+of its own, and is gone afterwards. Nothing here reads or writes what belongs to the user (`~/.ray`), and nothing ends a
+process that it did not start: a variable in the environment marks those that it did.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+# A node is given up as dead within about two seconds, not after Ray's minute.
+QUICK_HEALTH_CHECKS = {
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 2,
+}
+
+_MARK = "DIST_DP_TEST_NODE"
+_STORE = 100 << 20  # bytes of the object store of a node
+_PATIENCE = 60.0  # seconds that anything may take to start or to end
+
+
+@contextmanager
+def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
+    """Ray in this process: `ray.init(num_cpus=..., **init)` on a new cluster, and its end."""
+    with _marked() as (mark, directory):
+        os.environ[_MARK] = mark
+        try:
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=directory,
+                **init,
+            )
+            try:
+                yield
+            finally:
+                ray.shutdown()
+        finally:
+            del os.environ[_MARK]
+
+
+@contextmanager
+def _marked() -> Iterator[tuple[str, str]]:
+    """A mark for processes and a short directory for their files; at the end both have to be gone."""
+    mark = secrets.token_hex(8)
+    directory = tempfile.mkdtemp(
+        prefix="dp-ray-", dir="/tmp"
+    )  # names of sockets in it are limited to 107 characters
+    try:
+        yield mark, directory
+    finally:
+        left = _wait_until(lambda: not pids(mark), 10.0, must=False)
+        for pid in pids(mark):
+            _kill(pid)
+        _wait_until(lambda: not pids(mark), 10.0)
+        shutil.rmtree(directory)
+        assert left, "processes of the cluster outlived it; they are killed now"
+
+
+@dataclass
+class Node:
+    """A node: its `ray start --block` process, and the mark that all its processes carry."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    mark: str = field(repr=False)
+
+    @property
+    def output(self) -> str:
+        return (self.directory / "output").read_text(errors="replace")
+
+    def pids(self) -> list[int]:
+        """The processes of the node that are there, its workers included."""
+        return pids(self.mark)
+
+
+class Nodes:
+    """A cluster of nodes, each a `ray start --block` process with processes and files of its own.
+
+    Args:
+        num_cpus, resources: of the head.
+        dashboard: with the dashboard, whose server also takes jobs; see `dashboard`.
+        quick: notice that a node died within about two seconds; for tests that kill one.
+
+    Attributes:
+        address: of the cluster, for `ray.init` or RAY_ADDRESS.
+        dashboard: URL of the job server, or None.
+        nodes: those that were started; the first is the head.
+        environment: for a subprocess that uses the cluster.
+
+    Raises:
+        AssertionError: a node does not start; with what it said.
+    """
+
+    def __init__(
+        self,
+        num_cpus: int = 2,
+        resources: dict[str, float] | None = None,
+        *,
+        dashboard: bool = False,
+        quick: bool = False,
+    ) -> None:
+        self._port, self._dashboard_port = free_port(), free_port()
+        self._num_cpus, self._resources, self._quick = num_cpus, resources, quick
+        self.address = f"127.0.0.1:{self._port}"
+        self.dashboard = f"http://127.0.0.1:{self._dashboard_port}" if dashboard else None
+        self.nodes: list[Node] = []
+        self._open: list[Any] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        more = {} if self.dashboard is None else {"RAY_API_SERVER_ADDRESS": self.dashboard}
+        return {**os.environ, "RAY_ADDRESS": self.address, **more}
+
+    def __enter__(self) -> Nodes:
+        arguments = [
+            "--head",
+            f"--port={self._port}",
+            f"--ray-client-server-port={free_port()}",
+            f"--include-dashboard={self.dashboard is not None}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self._dashboard_port}",
+        ]
+        if self._quick:
+            arguments.append(f"--system-config={json.dumps(QUICK_HEALTH_CHECKS)}")
+        try:
+            head = self._start(arguments, self._num_cpus, self._resources)
+            if self.dashboard is not None:
+                url = f"{self.dashboard}/api/version"
+                self._wait(head, lambda: _answers(url))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def add(self, num_cpus: int = 2, resources: dict[str, float] | None = None) -> Node:
+        """Start one more node, and wait until it has joined."""
+        return self._start([f"--address={self.address}"], num_cpus, resources)
+
+    def kill(self, node: Node) -> int:
+        """End a node as a power cut does: SIGKILL to its raylet and all its processes; how many they were."""
+        killed = 0
+        while found := node.pids():  # what was being started meanwhile is found in the next turn
+            for pid in found:
+                killed += _kill(pid)
+            node.process.wait(_PATIENCE)
+        return killed
+
+    def __exit__(self, *_: object) -> None:
+        # The youngest first, the head last, each in the orderly way; what does not end is killed, and that is an error.
+        for node in reversed(self.nodes):
+            node.process.send_signal(signal.SIGTERM)
+            try:
+                node.process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill(node)
+        errors = []
+        while self._open:
+            try:
+                self._open.pop().__exit__(None, None, None)
+            except AssertionError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _start(self, arguments: list[str], num_cpus: int, resources: dict[str, float] | None) -> Node:
+        marked = _marked()
+        mark, directory = marked.__enter__()
+        self._open.append(marked)
+        with open(f"{directory}/output", "wb") as output:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments),
+                    f"--num-cpus={num_cpus}",
+                    f"--resources={json.dumps(resources or {})}",
+                    f"--temp-dir={directory}",
+                    f"--object-store-memory={_STORE}",
+                    *("--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"),
+                    *("--dashboard-agent-listen-port=0", "--disable-usage-stats"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, _MARK: mark},
+            )
+        node = Node(process, Path(directory), mark)
+        self.nodes.append(node)
+        self._wait(node, lambda: "Ray runtime started" in node.output)
+        return node
+
+    def _wait(self, node: Node, met: Callable[[], bool]) -> None:
+        try:
+            _wait_until(lambda: met() or node.process.poll() is not None)
+        finally:
+            assert node.process.poll() is None and met(), node.output
+
+
+def free_port() -> int:
+    """A port that nothing listens on, outside of those that Ray gives to workers."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+        if not 10002 <= port <= 19999:
+            return port
+
+
+def pids(mark: str) -> list[int]:
+    """The processes that carry a mark in their environment, and have not ended."""
+    sought, found = f"{_MARK}={mark}".encode(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                if sought in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:  # gone meanwhile, or not ours
+                continue
+    return found
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5.0).close()
+    except urllib.error.HTTPError as refused:  # it wants the token, and so it is there
+        refused.close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait_until(met: Callable[[], bool], seconds: float = _PATIENCE, must: bool = True) -> bool:
+    until = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > until:
+            assert not must, f"it did not come to pass within {seconds:g} s"
+            return False
+        time.sleep(0.05)
+    return True

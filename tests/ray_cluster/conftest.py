@@ -1,0 +1,20 @@
+"""What tests with a real Ray share: the marker, a cluster in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray_cluster import clusters
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.ray)
+
+
+@pytest.fixture(scope="module")
+def local_cluster() -> Iterator[None]:
+    """A Ray with four processors that this process is connected to; one for all tests of a module."""
+    with clusters.local():
+        yield
