@@ -10,13 +10,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from runtime.checkpoint import store
+from runtime.store import LocalStore
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +91,20 @@ class Tee:
                 stack.callback(sink.close)
 
 
+class Lines(Sink, Protocol):
+    """A sink that keeps one JSON object per event, in a file or in a store (`runtime.stored_events`)."""
+
+    def truncate_after(self, step: int) -> None:
+        """Remove every event of a larger step: a resumed run writes those again."""
+
+    def flush(self) -> None:
+        """Return when every event taken so far is kept.
+
+        Raises
+            OSError: the store refuses.
+        """
+
+
 class JsonLines:
     """A sink that appends one JSON object per event to a file, at once.
 
@@ -127,14 +141,11 @@ class JsonLines:
 
     def emit(self, event: Event) -> None:
         """Append the event and hand it to the operating system: a kill of the process does not lose it."""
-        fields = {
-            "time": event.time,
-            "kind": event.kind,
-            "step": event.step,
-            "values": {name: _to_json(value) for name, value in event.values.items()},
-        }
-        self._waiting += json.dumps(fields, allow_nan=False).encode() + b"\n"
+        self._waiting += line_of(event)
         self._write()
+
+    def flush(self) -> None:
+        """What the disk takes at all was written at once."""
 
     def _write(self) -> None:
         try:
@@ -159,10 +170,7 @@ class JsonLines:
         if kept == lines[: len(kept)]:
             os.truncate(self._path, sum(map(len, kept)))
         else:
-            beside = self._path.with_name(f".partial-{self._path.name}")
-            beside.unlink(missing_ok=True)
-            store.write(beside, kept)
-            store.rename(beside, self._path)
+            LocalStore(self._path.parent).write(self._path.name, kept)
         self._file.close()
         self._open()
 
@@ -181,16 +189,40 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[Event]:
         ValueError: a line, other than a torn last one, that is not an event; it is named by its number.
     """
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                fields = json.loads(line)
-                values = {name: _from_json(value) for name, value in fields["values"].items()}
-                event = Event(fields["kind"], fields["step"], values, fields["time"])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{os.fspath(path)}, line {number}: not an event: {line[:80]!r}") from error
-            yield event
+        yield from events_in(file, os.fspath(path))
+
+
+def line_of(event: Event) -> bytes:
+    """The line that says an event.
+
+    >>> line_of(Event("train", 3, {"loss": 0.5}, time=0.0))
+    b'{"time": 0.0, "kind": "train", "step": 3, "values": {"loss": 0.5}}\\n'
+    """
+    fields = {
+        "time": event.time,
+        "kind": event.kind,
+        "step": event.step,
+        "values": {name: _to_json(value) for name, value in event.values.items()},
+    }
+    return json.dumps(fields, allow_nan=False).encode() + b"\n"
+
+
+def events_in(lines: Iterable[bytes], name: str) -> Iterator[Event]:
+    """The events that lines say, one by one; a torn last line is left out.
+
+    Raises
+        ValueError: a line, other than a torn last one, that is not an event; it is named by `name` and its number.
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            fields = json.loads(line)
+            values = {key: _from_json(value) for key, value in fields["values"].items()}
+            event = Event(fields["kind"], fields["step"], values, fields["time"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name}, line {number}: not an event: {line[:80]!r}") from error
+        yield event
 
 
 def _to_json(value: Value) -> Value:

@@ -20,6 +20,9 @@ THREADS = "DIST_DP_THREADS"
 WORKER, WORKERS = "DIST_DP_WORKER", "DIST_DP_WORKERS"
 CONTROL, BACKEND, SECRET = "DIST_DP_CONTROL", "DIST_DP_BACKEND", "DIST_DP_SECRET"
 
+# An id that all workers of one launch have, and no other launch.
+LAUNCH = "DIST_DP_LAUNCH"
+
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -27,6 +30,11 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+
+def launch_id() -> str:
+    """The id of the launch that this process belongs to: what its launcher says, else a new one."""
+    return os.environ.get(LAUNCH) or os.urandom(16).hex()
 
 
 def blas_threads() -> int:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,11 @@ _held: set[int] = set()
 
 
 class RunInUse(RuntimeError):
-    """Another process holds the lock of the run."""
+    """Another process holds the lock of the run: ``holder``."""
+
+    def __init__(self, run: str, holder: str) -> None:
+        super().__init__(f"{run} is held by {holder}: wait until it ends, stop it, or give another run")
+        self.holder = holder
 
 
 def _forget_in_child() -> None:
@@ -30,8 +35,10 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 @contextmanager
-def run_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+def run_lock(path: str | os.PathLike[str], patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file ``path`` (made if absent, left afterwards) for the length of a ``with`` block.
+
+    It is waited for ``patience`` seconds: the kernel may free the lock of a process that was ended in a moment only.
 
     Raises
         RunInUse: another holder has it; the message names its process and host.
@@ -44,13 +51,15 @@ def run_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _held.add(descriptor)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunInUse(
-                f"{os.fspath(path)} is held by {_holder(descriptor)}: "
-                "wait until it ends, stop it, or give another run"
-            ) from None
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise RunInUse(os.fspath(path), _holder(descriptor)) from None
+                time.sleep(0.01)
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)

@@ -2,6 +2,7 @@
 
 ============  ==========================================================================================
 source        `as_source`: arrays, lists, torch and Hugging Face data sets as one kind of thing, a `Source`
+files         `Files`, `Rows`: sources of files, on a shared file system or in a remote store too
 order         `Permutation`: a shuffled order of n examples that needs no memory of size n
 sharding      `Batches`: which examples stand in which shard of which step
 prefetch      `prefetch`: making the next batches in a thread while the current one is computed with
@@ -19,9 +20,20 @@ A batch holds NumPy arrays (or plain Python objects); nothing here knows tensors
 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 """
 
+from dist_dp.data.files import Files, Rows
 from dist_dp.data.order import Permutation
 from dist_dp.data.prefetch import prefetch
 from dist_dp.data.sharding import Batches
 from dist_dp.data.source import DataError, Source, as_source, default_collate
 
-__all__ = ["Batches", "DataError", "Permutation", "Source", "as_source", "default_collate", "prefetch"]
+__all__ = [
+    "Batches",
+    "DataError",
+    "Files",
+    "Permutation",
+    "Rows",
+    "Source",
+    "as_source",
+    "default_collate",
+    "prefetch",
+]

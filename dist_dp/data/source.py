@@ -66,6 +66,7 @@ def as_source(data: Any, collate: Callable[[list[Any]], Any] | None = None) -> S
       A batch is ``collate([data[i] for i in indices])``.
     - Any other object with ``__len__`` and ``__getitem__(int)``, such as a torch or Hugging Face data set:
       as a list.
+    - A `ray.data.Dataset`: a batch is a dict of its columns, or `collate` of its rows (see `RayDataSource`).
     - A `Source`, which is returned.
 
     `collate` makes a batch of a list of examples; without it `default_collate` does.  It is called in the
@@ -84,6 +85,10 @@ def as_source(data: Any, collate: Callable[[list[Any]], Any] | None = None) -> S
     """
     if collate is not None and not callable(collate):
         raise TypeError(f"collate must be a function of a list of examples, got {type(collate).__name__}")
+    if f"{type(data).__module__}.".startswith("ray.data."):
+        from dist_dp.data.ray_data import RayDataSource
+
+        return RayDataSource(data, collate)
     if isinstance(data, (Source, np.ndarray, tuple, Mapping)):
         if collate is not None:
             raise ValueError(
@@ -113,7 +118,7 @@ class _ArraySource(Source):
         return self._length
 
     def take(self, indices: NDArray[np.int64]) -> Any:
-        return _map_fields(self._data, _batch_indices(indices, self._length))
+        return _map_fields(self._data, batch_indices(indices, self._length))
 
     def describe(self) -> dict[str, Any]:
         fields = {
@@ -147,7 +152,7 @@ class _ItemSource(Source):
         return self._length
 
     def take(self, indices: NDArray[np.int64]) -> Any:
-        numbers = _batch_indices(indices, self._length).tolist()
+        numbers = batch_indices(indices, self._length).tolist()
         items = []
         for index in numbers:
             try:
@@ -168,7 +173,8 @@ class _ItemSource(Source):
         return {"kind": "items", "length": self._length}
 
 
-def _batch_indices(indices: object, n: int) -> NDArray[np.int64]:
+def batch_indices(indices: object, n: int) -> NDArray[np.int64]:
+    """The indices that `Source.take` was given, checked: one axis, all in 0, ..., n − 1."""
     array = index_array("indices", indices, n)
     if array.ndim != 1:
         raise ValueError(f"indices must have shape (batch,), got shape {array.shape}")

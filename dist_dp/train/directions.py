@@ -1,7 +1,9 @@
-"""What the environment directs in the runs of a program, so that it can be run as it is in several ways and compared.
+"""What the environment directs in the runs of a program, so that it can be run as it is in several ways and places.
 
-`dist-dp verify` sets these variables (and `dist-dp run --shards` the second):
+Launchers set these variables for the programs that they start:
 
+DIST_DP_STORAGE  where a relative run= lies: below this directory or URL. `none`: nowhere that would outlive the
+                 program, so it is refused. A run= that is an absolute path or a URL stays as it is.
 DIST_DP_RUN      a directory: the program's runs go into `0`, `1`, ... in it, in the order in which they are made,
                  whatever their run= says. A run inside a shard's body is that worker's own and stays as it is.
 DIST_DP_SHARDS   the number of shards of runs that give none.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import posixpath
 from pathlib import Path
 
 from runtime.member import in_a_body
@@ -20,14 +23,39 @@ from ..debug.trace import Trace
 from .options import Options
 
 RUN, SHARDS, TRACE = "DIST_DP_RUN", "DIST_DP_SHARDS", "DIST_DP_TRACE"
+STORAGE, NOWHERE = "DIST_DP_STORAGE", "none"
 
 _numbers = itertools.count()
 
 
 def directed(options: Options) -> Options:
-    """The options of a run, as the environment directs them."""
+    """The options of a run, as the environment directs them.
+
+    Raises:
+        ValueError: run= is relative, and no storage is there for it.
+    """
     root = os.environ.get(RUN)
-    return options if root is None or in_a_body() else {**options, "run": Path(root, str(next(_numbers)))}
+    if root is None or in_a_body():
+        return {**options, "run": _placed(options["run"])}
+    return {**options, "run": Path(root, str(next(_numbers)))}
+
+
+def _placed(run: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """Where a run lies."""
+    storage = os.environ.get(STORAGE)
+    # What is no path at all is told by `RunDirectory`.
+    if not storage or not isinstance(run, str | os.PathLike) or not os.fspath(run):
+        return run
+    relative = os.fspath(run)
+    if os.path.isabs(relative) or "://" in relative:
+        return run
+    if storage == NOWHERE:
+        raise ValueError(
+            f"run={relative!r} would lie in the directory of the job, which is gone after it: submit with "
+            "`dist-dp submit --storage DIRECTORY_OR_URL`, below which it then lies, or give run= an absolute path on a "
+            "file system that all nodes share, or a URL"
+        )
+    return posixpath.join(storage, posixpath.normpath(relative))
 
 
 def default_shards(workers: int) -> int:

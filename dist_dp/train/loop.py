@@ -462,7 +462,8 @@ class Steps:
         self._load_from(self.step, range(lo, hi))
         self._session.settle()
         if self._record.directory is not None and not self._session.past:
-            self._session.member.began(os.path.abspath(self._record.directory.path))
+            local = self._record.directory.local
+            self._session.member.began(None if local is None else os.path.abspath(local))
 
     def _begin(self, group: Group) -> None:
         """All begin: take the state that rank 0 finds."""
@@ -499,7 +500,9 @@ class Steps:
         if group.rank == 0 and not self._record.writing:
             self._open(group)
             self._record.go_on_from(self.step)
-        seconds = round(time.perf_counter() - self._session.left, 6)  # without a step, until all hold the state
+        seconds = round(
+            time.perf_counter() - self._session.left, 6
+        )  # without a step, until all hold the state
         newcomers = len(formation.newcomers)
         self.emit(
             "generation", number=group.generation, workers=group.size, newcomers=newcomers, seconds=seconds

@@ -16,8 +16,7 @@ from typing import Any
 
 from runtime import checkpoint
 from runtime.checkpoint import Checkpoint, CheckpointNotSaved
-from runtime.events import Event, JsonLines, Sink, Tee
-from runtime.run_lock import RunInUse, run_lock
+from runtime.events import Event, Lines, Sink, Tee
 
 from .progress import Progress
 from .run_directory import RunDirectory, damaged_message
@@ -27,8 +26,9 @@ _log = logging.getLogger("dist_dp")
 # Without checkpoint_every, at most about this much work is lost when everything dies.
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
-# How long the lock of a writer that was lost may take to be free: the kernel frees it with the process.
-_SECONDS_FOR_THE_LOCK = 2.0
+
+def _held() -> None:
+    """The run is not lost to another process."""
 
 
 class Record:
@@ -59,7 +59,8 @@ class Record:
         self._every, self._keep_last, self._keep_every = every, keep_last, keep_every
         self._sinks, self._progress = sinks, progress
         self._sink: Sink = Tee(())
-        self._log: JsonLines | None = None
+        self._log: Lines | None = None
+        self._check: Callable[[], None] = _held
         self._open = ExitStack()
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -81,9 +82,9 @@ class Record:
         own: list[Sink] = []
         if self.directory is not None:
             self.directory.create()
-            self._lock(takeover)
+            self._check = self._open.enter_context(self.directory.held(takeover))
             self.directory.agree(manifest)
-            self._log = JsonLines(self.directory.metrics_path)
+            self._log = self.directory.lines()
             own.append(self._log)
         if self._progress is not None:
             own.append(self._progress())
@@ -91,23 +92,11 @@ class Record:
         self._open.callback(Tee(own).close)
         self.writing = True
 
-    def _lock(self, takeover: bool) -> None:
-        assert self.directory is not None
-        until = time.monotonic() + _SECONDS_FOR_THE_LOCK
-        while True:
-            try:
-                self._open.enter_context(run_lock(self.directory.lock_path))
-                return
-            except RunInUse:
-                if not takeover or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-
     def hand_on(self) -> None:
         """Write no more, for the time being; the directory is free for another worker."""
         self.writing = False
         self._open.close()
-        self._sink, self._log = Tee(()), None
+        self._sink, self._log, self._check = Tee(()), None, _held
 
     def close(self) -> None:
         """Write no more."""
@@ -135,7 +124,12 @@ class Record:
                 self._log.emit(event)
 
     def emit(self, kind: str, step: int, **values: Any) -> None:
-        """Report something that happened at a step to every sink."""
+        """Report something that happened at a step to every sink.
+
+        Raises:
+            RunInUse: another process has taken the run, because this one seemed lost.
+        """
+        self._check()
         event = Event(kind, step, values)
         if kind in ("step", "validation"):
             self.recent = [e for e in self.recent if e.step == step] + [event]

@@ -13,10 +13,8 @@ import numpy as np
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointDamaged
 from runtime.checkpoint.layout import step_of
-from runtime.events import read_events
-from runtime.run_lock import RunInUse, run_lock
 
-from .run_directory import RunDirectory
+from .run_directory import MANIFEST, RunDirectory
 from .shard import RESERVED
 
 _ARRAY = re.compile(r"(\w+)\[(.*)\]")
@@ -38,26 +36,29 @@ def report(path: str | os.PathLike[str]) -> dict[str, Any]:
         NoRun: `path` is no run directory.
         ValueError: its manifest cannot be read.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise NoRun(
-            f"{path} is {'a file' if path.exists() else 'not there'}; expected the directory of a run"
-        )
-    if not (path / "manifest.json").exists():
-        raise NoRun(f"{path} is no run directory: it holds no manifest.json")
-    directory = RunDirectory(path)
+    try:
+        directory = RunDirectory(path)
+    except NotADirectoryError:
+        raise NoRun(f"{path} is a file; expected the directory of a run") from None
+    except ValueError as error:
+        raise NoRun(str(error)) from None
+    path = directory.path
+    if directory.local is not None and not directory.local.is_dir():
+        raise NoRun(f"{path} is not there; expected the directory of a run")
     manifest = directory.manifest()
+    if manifest is None:
+        raise NoRun(f"{path} is no run directory: it holds no {MANIFEST}")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("model"), dict):
-        raise ValueError(f"{directory.manifest_path} is not the manifest of a run")
-    in_use_by = _holder(directory.lock_path)
-    events = _events(directory.metrics_path)
+        raise ValueError(f"{path}/{MANIFEST} is not the manifest of a run")
+    in_use_by = directory.holder()
+    events = _events(directory)
     checkpoints = [entry for entry in map(_checkpoint, checkpoint.available(directory.checkpoints)) if entry]
     good = [entry for entry in checkpoints if entry["damage"] is None]
     problems = [
         f"checkpoint of step {entry['step']}: {entry['damage']}" for entry in checkpoints if entry["damage"]
     ]
     return {
-        "run": str(path),
+        "run": path,
         "status": "running" if in_use_by else "finished" if events["ended"] else "stopped",
         "in_use_by": in_use_by,
         **{
@@ -69,22 +70,9 @@ def report(path: str | os.PathLike[str]) -> dict[str, Any]:
         "total_steps": events["total_steps"],
         "metrics": events["metrics"],
         "checkpoints": checkpoints,
-        "digest": _digest(path / "digest"),
+        "digest": _digest(directory),
         "problems": problems + events["problems"],
     }
-
-
-def _holder(lock: Path) -> str | None:
-    """Who trains in the run now."""
-    if not lock.exists():
-        return None
-    try:
-        with run_lock(lock):
-            return None
-    except RunInUse as error:
-        return str(error).removeprefix(f"{lock} is held by ").split(":")[0]
-    except OSError:  # not ours to open, so nobody of us holds it
-        return None
 
 
 def _size(arrays: dict[str, str]) -> dict[str, int]:
@@ -111,12 +99,12 @@ def _checkpoint(path: Path) -> dict[str, Any] | None:
     return entry
 
 
-def _events(path: Path) -> dict[str, Any]:
+def _events(directory: RunDirectory) -> dict[str, Any]:
     """What the metrics file says of the newest step."""
     found: dict[str, Any] = {"step": 0, "total_steps": None, "ended": False, "metrics": {}, "problems": []}
     metrics: dict[str, Any] = {}
     try:
-        for event in read_events(path):
+        for event in directory.events():
             found["step"] = max(found["step"], event.step)
             found["ended"] = event.kind == "end"
             if event.kind == "start":
@@ -126,8 +114,6 @@ def _events(path: Path) -> dict[str, Any]:
                 metrics = {n: v for n, v in event.values.items() if n not in RESERVED} | kept
             elif event.kind == "validation":
                 metrics |= {f"validation_{name}": value for name, value in event.values.items()}
-    except FileNotFoundError:
-        pass
     except ValueError as error:
         found["problems"] = [str(error)]
     # JSON has no NaN: such a value is told as text.
@@ -137,9 +123,6 @@ def _events(path: Path) -> dict[str, Any]:
     return found
 
 
-def _digest(path: Path) -> dict[str, Any] | None:
-    try:
-        sha256, _, step = path.read_text(encoding="ascii").split()
-        return {"step": int(step), "sha256": sha256}
-    except (OSError, ValueError):
-        return None
+def _digest(directory: RunDirectory) -> dict[str, Any] | None:
+    digest = directory.digest()
+    return None if digest is None else {"step": digest[1], "sha256": digest[0]}

@@ -6,6 +6,9 @@ runs/digits/
     checkpoints/step-…/   parameters, buffers and optimizer state, each verified by SHA-256 when read
     digest                the newest recorded digest, and the step it belongs to
     lock                  held while a process trains here
+
+It lies on a local or shared file system, or at a URL behind fsspec (`runtime.store`). There the lines are in objects
+below `metrics/`, and the lock is one below `lock/` (`runtime.stored_events`, `runtime.store_lock`).
 """
 
 from __future__ import annotations
@@ -15,15 +18,23 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runtime import checkpoint
-from runtime.checkpoint import Checkpoint, CheckpointDamaged, store
+from runtime.checkpoint import Checkpoint, CheckpointDamaged
+from runtime.events import Event, JsonLines, Lines, read_events
 from runtime.fingerprint import differences, fingerprint
+from runtime.launch import launch_id
+from runtime.run_lock import RunInUse, run_lock
+from runtime.store import Store, store_at
+from runtime.store_lock import GuardedStore, StoreLock, holder
+from runtime.stored_events import StoredLines, stored_events
 
 from .._version import __version__
 from ..data import Source
@@ -31,10 +42,14 @@ from ..nn import Module
 from ..optim import Optimizer
 
 MANIFEST_FORMAT = 1
+MANIFEST = "manifest.json"
 
 # What may differ between the launches of one run, if the user says so (see `refuse_differences`).
 _ACCEPTABLE = ("program", "fingerprint")
 ACCEPT_CHANGES = "DIST_DP_ACCEPT_CHANGES"
+
+# How long the lock of a writer that was lost may take to be free: the kernel frees it with the process.
+_SECONDS_FOR_THE_LOCK = 2.0
 
 
 class RunMismatch(ValueError):
@@ -44,55 +59,107 @@ class RunMismatch(ValueError):
 class RunDirectory:
     """The files of one run. The directory need not exist yet; `create` makes it.
 
+    Args:
+        path: of the directory, or its URL `scheme://...`.
+
+    Attributes:
+        path: as it was given; messages name it.
+        store: where the files are read and written.
+        local: the directory, where it lies on a local or mounted file system; else None.
+
     Raises:
-        TypeError, ValueError: `path` is no path, or empty. NotADirectoryError: it names a file, or lies below one.
+        TypeError, ValueError: `path` is no path, or empty, or a URL that cannot be used: the scheme is unknown, or its
+            client package is not installed. NotADirectoryError: it names a file, or lies below one.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"run must be the path of a directory, got {path!r:.80} ({type(path).__name__})")
-        if not os.fspath(path):
-            raise ValueError("run must be the path of a directory, got ''; run=None keeps nothing on disk")
-        self.path = Path(path)
-        there = next((p for p in (self.path, *self.path.parents) if p.exists()), self.path)
-        if there.exists() and not there.is_dir():
-            raise NotADirectoryError(f"run must name a directory, got {self.path}, and {there} is a file")
+            raise TypeError(
+                f"run must be the path or URL of a directory, got {path!r:.80} ({type(path).__name__})"
+            )
+        self.path = os.fspath(path)
+        if not self.path:
+            raise ValueError(
+                "run must be the path or URL of a directory, got ''; run=None keeps nothing on disk"
+            )
+        if not isinstance(path, str) and (url := re.match(r"([a-z][a-z0-9+]+):/(?=[^/])", self.path)):
+            raise ValueError(
+                f"run must be a str where it is a URL, got {path!r}: a path object has lost a slash; give "
+                f"'{url[1]}://{self.path[url.end() :]}'"
+            )
+        self.store = _usable(self.path)
+        self.local = None if self.store.local is None else Path(self.path.removeprefix("file://"))
+        if self.local is not None:
+            there = next((p for p in (self.local, *self.local.parents) if p.exists()), self.local)
+            if there.exists() and not there.is_dir():
+                raise NotADirectoryError(f"run must name a directory, got {self.path}, and {there} is a file")
 
     def create(self) -> None:
         """Make the directory, if it is not there."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.local is not None:
+            self.local.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def manifest_path(self) -> Path:
-        return self.path / "manifest.json"
+    # --- who writes here --------------------------------------------------------------------------------------------
 
-    @property
-    def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
+    @contextmanager
+    def held(self, takeover: bool = False) -> Iterator[Callable[[], None]]:
+        """Hold the run: nobody else writes in it meanwhile. Gives what raises RunInUse if somebody has taken it.
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        Args:
+            takeover: the writer before, of this launch, was lost.
 
-    @property
-    def lock_path(self) -> Path:
-        return self.path / "lock"
+        Raises:
+            RunInUse: another process trains here.
+            OSError: the store cannot be reached, or refuses.
+        """
+        if self.local is not None:
+            with run_lock(self.local / "lock", _SECONDS_FOR_THE_LOCK if takeover else 0.0):
+                yield lambda: None
+            return
+        free = self.store
+        with StoreLock(free, launch_id(), takeover) as lock:
+            self.store = GuardedStore(free, lock)
+            try:
+                yield lock.check
+            finally:
+                self.store = free
+
+    def holder(self) -> str | None:
+        """Who trains here now, as far as it can be told."""
+        return _local_holder(self.local / "lock") if self.local is not None else holder(self.store)
+
+    # --- what happened ----------------------------------------------------------------------------------------------
+
+    def lines(self) -> Lines:
+        """A sink that keeps events here. The run must be held."""
+        return StoredLines(self.store) if self.local is None else JsonLines(self.local / "metrics.jsonl")
+
+    def events(self) -> Iterator[Event]:
+        """The events kept here, none in a fresh directory.
+
+        Raises:
+            ValueError: a line is not an event; it is named.
+        """
+        if self.local is None:
+            yield from stored_events(self.store)
+        elif (file := self.local / "metrics.jsonl").exists():
+            yield from read_events(file)
+
+    # --- what it is -------------------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None in a fresh directory.
 
         Raises:
-            ValueError: there is one and it cannot be read.
+            ValueError: there is one and it cannot be read. OSError: the store cannot be reached.
         """
         try:
-            text = self.manifest_path.read_text(encoding="utf-8")
+            found: dict[str, Any] = json.loads(self.store.read(MANIFEST))
         except FileNotFoundError:
             return None
-        try:
-            found: dict[str, Any] = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(
-                f"{self.manifest_path} is not readable JSON ({error}); restore it, or use another run directory"
+                f"{self.path}/{MANIFEST} is not readable JSON ({error}); restore it, or use another run directory"
             ) from None
         return found
 
@@ -107,23 +174,60 @@ class RunDirectory:
         if known is None or not saved:  # without a checkpoint nothing was begun that could be spoiled
             if saved:
                 raise RunMismatch(
-                    f"{self.path} holds checkpoints but no manifest.json; use another run directory"
+                    f"{self.path} holds checkpoints but no {MANIFEST}; use another run directory"
                 )
             text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-            beside = self.manifest_path.with_suffix(".partial")
-            store.write(beside, [text.encode()])
-            store.rename(beside, self.manifest_path)
+            self.store.write(MANIFEST, [text.encode()])
             return
         refuse_differences(self.path, known, json.loads(json.dumps(manifest)))
+
+    # --- its states -------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> Store | Path:
+        return self.store.below("checkpoints") if self.local is None else self.local / "checkpoints"
 
     def newest(self, on_damaged: Any) -> Checkpoint | None:
         """The newest checkpoint that verifies; each damaged one is reported by name and passed over."""
         return checkpoint.latest(self.checkpoints, on_damaged)
 
     def record_digest(self, digest: str, step: int) -> None:
-        beside = self.path / "digest.partial"
-        store.write(beside, [f"{digest} step {step}\n".encode()])
-        store.rename(beside, self.path / "digest")
+        self.store.write("digest", [f"{digest} step {step}\n".encode()])
+
+    def digest(self) -> tuple[str, int] | None:
+        """The newest recorded digest and its step, if there is one that can be read."""
+        try:
+            sha256, _, step = self.store.read("digest").decode("ascii").split()
+            return sha256, int(step)
+        except (OSError, ValueError):
+            return None
+
+
+def _usable(path: str) -> Store:
+    try:
+        return store_at(path)
+    except ImportError as error:
+        # fsspec's own line says which package it is: "Install s3fs to access S3".
+        raise ValueError(
+            f"run={path!r} cannot be used here: {error} (pip install it on every node)"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"run={path!r} cannot be used: {error}. run= takes a path, or a URL that fsspec knows: s3://bucket/name, "
+            "gs://, abfs://, ..."
+        ) from None
+
+
+def _local_holder(lock: Path) -> str | None:
+    if not lock.exists():
+        return None
+    try:
+        with run_lock(lock):
+            return None
+    except RunInUse as error:
+        return error.holder
+    except OSError:  # not ours to open, so nobody of us holds it
+        return None
 
 
 def described(
@@ -145,7 +249,7 @@ def described(
     }
 
 
-def refuse_differences(path: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_differences(path: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise RunMismatch if the run that `known` describes and this launch differ in anything that decides bits."""
     found = []
     for section in sorted({*known, *now} - {"version", "created"}):

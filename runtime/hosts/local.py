@@ -125,6 +125,7 @@ class LocalHost:
             launch.WORKERS: str(workers),
             launch.BACKEND: backend,
             launch.SECRET: os.urandom(32).hex(),
+            launch.LAUNCH: launch.launch_id(),
         }
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()

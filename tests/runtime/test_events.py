@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.checkpoint import store
+from runtime import store
 from runtime.events import Event, JsonLines, Tee, read_events
 
 values = st.one_of(
@@ -113,7 +113,7 @@ def test_truncate_after_keeps_exactly_the_steps_up_to_it(emitted: list[Event], s
         assert [file.name for file in Path(directory).iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("primitive", ["write", "rename"])
+@pytest.mark.parametrize("primitive", ["write_file", "rename"])
 def test_truncate_after_killed_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, primitive: str
 ) -> None:
@@ -122,7 +122,7 @@ def test_truncate_after_killed_leaves_the_old_file(
     write_all(path, emitted)
 
     def torn(*arguments: Any) -> None:
-        if primitive == "write":
+        if primitive == "write_file":
             arguments[0].write_bytes(b'{"ti')
         raise KeyboardInterrupt
 
@@ -147,7 +147,7 @@ def test_the_last_events_are_cut_off_without_room_on_the_disk(
     emitted = [Event("train", step, time=1.0) for step in range(4)]
     write_all(path, emitted)
     sink = JsonLines(path)
-    monkeypatch.setattr(store, "write", full)
+    monkeypatch.setattr(store, "write_file", full)
     sink.truncate_after(1)
     sink.emit(emitted[2])
     sink.close()
