@@ -1,4 +1,4 @@
-"""A worker of `test_rendezvous.py`: it joins, and adds 40 times or until the group ends, or comes to where it kills itself.
+"""A worker of `test_rendezvous.py`: it joins and adds 40 times, unless the group ends, or it comes to where it dies.
 
 Arguments: the node of each worker, a letter each; rank; place ("" for none). It tells its port, and is told all ports.
 """
