@@ -105,6 +105,8 @@ class Limits:
     joining: float | None = None
 
 
+NOWHERE = Position(0, -1)  # before the first generation
+
 _SILENT = 30.0  # seconds that an interpreter may say nothing while it starts, and while it exits
 
 
@@ -122,7 +124,7 @@ class Standing:
 
     generation: int = 0
     members: tuple[int, ...] = ()
-    position: Position = Position(0, -1)
+    position: Position = NOWHERE
     asked: Position | None = None
     aborted: bool = False
     left: bool = False
@@ -189,7 +191,7 @@ class Coordinator:
         self.members: tuple[int, ...] = ()
         self._count, self._limits, self._least = workers, limits, least
         self._workers: dict[int, _Worker] = {}
-        self._position = Position(0, -1)  # where the newest generation was formed
+        self._position = NOWHERE  # where the newest generation was formed
         self._aborted = False  # the newest generation has been told that it is over
         self._invited = False  # its members have been told that somebody waits
         self._somebody_left = False

@@ -174,8 +174,8 @@ class Member(ABC):
     def leave(self) -> None:
         """Say that this worker's program came to its end."""
 
-    def sinks(self) -> Sequence[Sink]:
-        """Further receivers of a run's events, where this worker writes: what the launcher has for its users."""
+    def sinks(self, run: str) -> Sequence[Sink]:
+        """Further receivers of this run's events, where this worker writes: what the launcher has for its users."""
         return ()
 
 

@@ -17,11 +17,12 @@ import click
 import dist_dp
 import runtime
 from runtime import launch
-from runtime.coordinator import Limits
+from runtime.coordinator import Limits, Over
 from runtime.group import GroupBroken
 from runtime.hosts import cores, mpi_environment
 from runtime.member import Lost, current
 
+from .ray_options import ray_options, refuse_ray_options
 from .refusal import INTERRUPTED, LOST, Refused
 
 if TYPE_CHECKING:
@@ -32,20 +33,25 @@ _RESUME = "the same command goes on from the newest checkpoint, where SCRIPT giv
 _AFTER_SCRIPT = {"allow_interspersed_args": False}  # options behind the script are the script's
 
 
-def _workers(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    """The number of workers; None for `auto`."""
+def _workers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int] | None:
+    """How many workers at least and at most; None for `auto`."""
     if value == "auto":
         return None
-    if not (value.lstrip("-").isdecimal() and value.isascii()):
-        raise click.BadParameter(f"{value!r} is not a valid integer, nor 'auto'")
-    workers = int(value)
-    if not 1 <= workers <= cores.MOST_WORKERS:
-        raise click.BadParameter(f"{workers} is not in the range 1<=x<={cores.MOST_WORKERS}")
-    if workers > 1 and mpi_environment.launched():
+    least, colon, most = value.partition(":")
+    for text in (least, most if colon else least):
+        if not (text.lstrip("-").isdecimal() and text.isascii()):
+            what = "NUMBER:NUMBER" if colon else "a valid integer, nor 'auto'"
+            raise click.BadParameter(f"{value!r} is not {what}")
+        if not 1 <= int(text) <= cores.MOST_WORKERS:
+            raise click.BadParameter(f"{text} is not in the range 1<=x<={cores.MOST_WORKERS}")
+    numbers = int(least), int(most if colon else least)
+    if numbers[0] > numbers[1]:
+        raise click.BadParameter(f"{value!r}: at least {least} workers are more than at most {most}")
+    if numbers[1] > 1 and mpi_environment.launched():
         raise click.BadParameter(
             "MPI has started this process as one of several workers already; leave -n out"
         )
-    return workers
+    return numbers
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> float | None:
@@ -73,8 +79,9 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
 
 @click.command(context_settings=_AFTER_SCRIPT)
 @click.option(
-    "-n", "--workers", callback=_workers, default="1", show_default=True, metavar="NUMBER|auto",
-    help="Worker processes on this machine; auto: one for every --threads cores.",
+    "-n", "--workers", callback=_workers, default="1", show_default=True, metavar="NUMBER|auto|LEAST:MOST",
+    help="Worker processes on this machine; auto: one for every --threads cores. With --ray: on the cluster; "
+    "LEAST:MOST are as many as there is room for, which may change.",
 )  # fmt: skip
 @click.option(
     "--shards", type=click.IntRange(min=1), metavar="NUMBER",
@@ -111,10 +118,15 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
     "--max-losses", type=click.IntRange(min=1), default=Limits.losses, show_default=True,
     help="Workers lost so many times without a step in between end the run; those lost together count once.",
 )  # fmt: skip
+@click.option(
+    "--ray", "on_ray", is_flag=True,
+    help="Run the workers on the Ray cluster at RAY_ADDRESS; without it, on one started for this run alone.",
+)  # fmt: skip
+@ray_options
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, readable=True))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
-    workers: int | None,
+    workers: tuple[int, int] | None,
     shards: int | None,
     threads: int,
     progress: str | None,
@@ -123,8 +135,10 @@ def run(
     logs: Show,
     hang_after: float | None,
     max_losses: int,
+    on_ray: bool,
     script: str,
     arguments: tuple[str, ...],
+    **on_cluster: Any,
 ) -> None:
     """Run SCRIPT as `python SCRIPT ARGUMENTS...` does, in one process or several.
 
@@ -137,11 +151,23 @@ def run(
         os.environ["DIST_DP_ACCEPT_CHANGES"] = "1"
     if shards is not None:
         os.environ["DIST_DP_SHARDS"] = str(shards)
+    limits = Limits(hang=hang_after, losses=max_losses)
+    if on_ray:
+        from .ray_run import run_on_ray
+
+        program = functools.partial(launch.run_as_main, script, arguments)
+        report = functools.partial(_report, script)
+        _end(run_on_ray(workers, threads, limits, logs, program, report, **on_cluster))
+    refuse_ray_options(click.get_current_context())
     if workers is None:
-        workers = 1 if mpi_environment.launched() else cores.available() // threads
-    if workers > 1:
-        limits = Limits(hang=hang_after, losses=max_losses)
-        _run_workers(workers, threads, backend, limits, logs, script, arguments)
+        number = 1 if mpi_environment.launched() else max(1, cores.available() // threads)
+        workers = number, number
+    if workers[0] != workers[1]:
+        raise click.BadParameter(
+            f"{workers[0]}:{workers[1]} is for --ray; give one number", param_hint="'-n'"
+        )
+    if workers[1] > 1:
+        _run_workers(workers[1], threads, backend, limits, logs, script, arguments)
     launch.restart_with_threads(threads)
     if launch.CONTROL in os.environ:  # one of the workers that the other branch starts
         from runtime.hosts.program import run_program
@@ -180,13 +206,21 @@ def _run_workers(
         over = host.run()
     finally:
         output.close()
+    _end(over)
+
+
+def _end(over: Over) -> NoReturn:
+    """Tell how several workers ended, and end so."""
     report = over.report
     if "refused" in report:
         raise Refused(report["refused"])
     if report:
         click.echo(report["traceback"], err=True, nl=False)
         last = f", last in step {report['step']}, {report['doing']}" if report["doing"] else ""
-        click.echo(f"dist-dp: worker {report['worker']} of {workers} failed{last}; all have ended", err=True)
+        click.echo(
+            f"dist-dp: worker {report['worker']} of {report['workers']} failed{last}; all have ended",
+            err=True,
+        )
         sys.exit(report["exit"])
     if over.code == INTERRUPTED:
         click.echo(f"\ndist-dp: interrupted; {_RESUME}", err=True)
@@ -198,7 +232,13 @@ def _run_workers(
 def _report(script: str, error: BaseException) -> dict[str, Any]:
     """How the script failed in this worker, for `_run_workers` to tell as `_fail` does."""
     error.__traceback__ = launch.within(script, error.__traceback__)
-    report = {"worker": current().worker, "error": type(error).__name__, "message": str(error)}
+    member = current()
+    report = {
+        "worker": member.worker,
+        "workers": member.workers,
+        "error": type(error).__name__,
+        "message": str(error),
+    }
     if isinstance(error, SystemExit):
         is_text = not isinstance(error.code, int)
         return {

@@ -1,0 +1,73 @@
+"""`dist-dp run --ray`: the driver of workers on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runtime import launch
+from runtime.coordinator import Limits, Over
+
+from ..train.directions import STORAGE
+from .refusal import Refused
+
+if TYPE_CHECKING:
+    from runtime.hosts.logs import Show
+
+_OURS = "DIST_DP_"
+
+
+def run_on_ray(
+    workers: tuple[int, int] | None,
+    threads: int,
+    limits: Limits,
+    logs: Show,
+    program: Callable[[], object],
+    report: Callable[[BaseException], Any],
+    *,
+    cpus_per_worker: float | None,
+    resources: dict[str, float],
+    strategy: str,
+    wait: bool,
+    storage: str | None,
+    working_dir: str | None,
+) -> Over:
+    """Run a script on the cluster at RAY_ADDRESS; how it ended."""
+    from runtime.hosts.logs import WorkerLogs
+    from runtime.hosts.ray.cluster import ClusterError, connected, fitting
+
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    environment |= dict.fromkeys((launch.THREADS, *launch.THREAD_VARIABLES), str(threads))
+    environment[launch.LAUNCH] = secrets.token_hex(8)
+    environment[STORAGE] = storage or environment.get(STORAGE) or os.getcwd()
+    bundle = {"CPU": cpus_per_worker or float(threads), **resources}
+    try:
+        with connected(os.environ.get("RAY_ADDRESS"), working_dir) as directory:
+            from runtime.hosts.ray.host import RayHost
+
+            least, most = workers or [fitting(bundle)] * 2
+            output = WorkerLogs(most, sys.stdout, sys.stderr, logs)
+            try:
+                return RayHost(
+                    program,
+                    report,
+                    least=least,
+                    most=most,
+                    bundle=bundle,
+                    strategy=strategy,
+                    directory=directory,
+                    limits=limits,
+                    environment=environment,
+                    logs=output,
+                    wait=wait,
+                    say=lambda line: click.echo(f"dist-dp: {line}", err=True),
+                ).run()
+            finally:
+                output.close()
+    except ClusterError as error:
+        raise Refused(str(error)) from None

@@ -1,0 +1,132 @@
+"""Connecting to a Ray cluster, and what may be wrong with it, told so that it can be put right."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+TESTED = ((2, 55), (2, 60))  # the oldest and the newest version of Ray that dist_dp is tested with
+
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for the driver of a submitted job
+_MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+class ClusterError(Exception):
+    """A cluster cannot be used as it is; the message says what to do."""
+
+
+def check_version(version: str) -> None:
+    """Raise ClusterError for a version of Ray that dist_dp is not tested with.
+
+    >>> check_version("2.60.0")
+    >>> check_version("2.9.3")
+    Traceback (most recent call last):
+    runtime.hosts.ray.cluster.ClusterError: Ray 2.9.3 is outside the tested range, 2.55 to 2.60; install one within it \
+on all nodes and here: pip install 'dist-dp[ray]'
+    """
+    oldest, newest = TESTED
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if not oldest <= numbers <= newest:
+        raise ClusterError(
+            f"Ray {version} is outside the tested range, {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}; install "
+            "one within it on all nodes and here: pip install 'dist-dp[ray]'"
+        )
+
+
+def explicit_authentication(environment: Mapping[str, str], own: bool) -> dict[str, str]:
+    """What to add to an environment so that Ray's authentication is what it says, and no file of the user decides.
+
+    Args:
+        own: a cluster is started for this run alone: it gets a token of its own.
+
+    >>> explicit_authentication({"RAY_AUTH_MODE": "token"}, own=False), explicit_authentication({}, own=False)
+    ({}, {'RAY_AUTH_MODE': 'disabled'})
+    """
+    if _MODE in environment:
+        return {}
+    if _TOKEN in environment or _TOKEN_PATH in environment:
+        return {_MODE: "token"}
+    return {_MODE: "token", _TOKEN: secrets.token_hex(32)} if own else {_MODE: "disabled"}
+
+
+@contextmanager
+def connected(address: str | None, working_dir: str | None) -> Iterator[str | None]:
+    """Be a driver of the cluster at `address`; None: of one for this run alone, on this machine.
+
+    If the process is one already (in a notebook, say) that connection is used, and kept.
+
+    Args:
+        working_dir: a directory to send to the nodes. None: the present one, unless the cluster is on this machine
+            alone, or the process is the driver of a submitted job, whose directory was sent with it.
+
+    Yields: the directory where workers run; None: the one that was sent.
+
+    Raises:
+        ClusterError: no cluster is there, or it does not take this driver, or this directory.
+    """
+    if "ray" not in sys.modules:  # it reads these when it is loaded
+        os.environ.update(explicit_authentication(os.environ, own=address is None))
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray.exceptions import AuthenticationError
+    except ImportError:
+        raise ClusterError("Ray is not installed here: pip install 'dist-dp[ray]'") from None
+    check_version(ray.__version__)
+    if ray.is_initialized():
+        yield os.getcwd()
+        return
+    here = address is None or address.startswith(("127.", "localhost"))
+    if working_dir is None and not here and _JOB not in os.environ:
+        working_dir = os.getcwd()
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(
+            address=address or "local",
+            runtime_env={} if working_dir is None else {"working_dir": working_dir},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(own if address is None else {}),
+        )
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {address!r} did not accept the token ({_first_line(error)}); set RAY_AUTH_MODE=token "
+            "and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on its nodes"
+        ) from None
+    except ConnectionError as error:
+        raise ClusterError(
+            f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with `ray start --head`, or "
+            "give RAY_ADDRESS the address that it told"
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        ray.shutdown()
+        if "exceeds the maximum size" in str(error) or "size limit" in str(error):
+            raise ClusterError(
+                f"--working-dir {working_dir} is too large to be sent to the nodes ({_first_line(error)}); name what "
+                "they do not need in .rayignore, or give a smaller directory that holds the script"
+            ) from None
+        raise ClusterError(f"the Ray cluster at {address!r} cannot be used: {_first_line(error)}") from None
+    try:
+        sent = ray.get_runtime_context().runtime_env.get("working_dir")
+        yield None if sent else os.getcwd()
+    finally:
+        ray.shutdown()
+
+
+def fitting(bundle: Mapping[str, float]) -> int:
+    """How many workers that take so much the cluster has room for, all else aside; one at least."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(
+        1, sum(int(min(has.get(name, 0) / amount for name, amount in bundle.items())) for has in nodes)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,265 @@
+"""The coordinator of a run as a Ray actor: `runtime.coordinator`, fed by calls; whom a decision concerns, fetches it.
+
+    driver   -> news      what to start and to end, what workers print, how it ended      (waits for the next)
+    worker   -> hear      form, past, abort, invite, stop                                 (waits for the next)
+    worker   -> say       ask, alive, left, failed, output, ...
+    driver   -> room, started, gone, drain, stop
+
+All methods run in one event loop, so nothing here needs a lock. If the actor dies Ray starts it again, empty: it has
+another `term` then. Who calls with the former one is asked to `report`, and the driver to `restore`; from that the
+state is built anew (`Coordinator.restored`), while the workers go on stepping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...coordinator import (
+    Abort,
+    Action,
+    Coordinator,
+    End,
+    Form,
+    Invite,
+    Limits,
+    Over,
+    Past,
+    Standing,
+    Start,
+    Stop,
+)
+from ...member import Position
+
+_TICK = 0.5  # seconds between looks at the clock, at most
+_PATIENCE = 20.0  # seconds that a caller is kept waiting when there is nothing to tell
+_REPORTS = 3.0  # seconds to wait for the reports of workers that the driver says are there
+
+Numbered = list[tuple[int, Any]]
+
+
+class _Mailbox:
+    """Messages for one reader, kept until it asks for those behind them."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[int, Any]] = deque()
+        self._last = 0
+        self._arrived = asyncio.Event()
+
+    def put(self, message: Any) -> None:
+        self._last += 1
+        self._messages.append((self._last, message))
+        self._arrived.set()
+
+    async def after(self, number: int) -> Numbered:
+        """The messages behind this one; the former ones have been read. Waits for a while if there are none."""
+        while self._messages and self._messages[0][0] <= number:
+            self._messages.popleft()
+        if not self._messages:
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), _PATIENCE)
+        return [message for message in self._messages if message[0] > number]
+
+
+class CoordinatorActor:
+    """To be made an actor of (`runtime.hosts.ray.host`).
+
+    Args:
+        workers, least: see `Coordinator`.
+        limits: see `Limits`.
+    """
+
+    def __init__(self, workers: int, least: int, limits: Limits) -> None:
+        self._workers, self._least, self._limits = workers, least, limits
+        self._term = secrets.token_hex(8)
+        self._coordinator: Coordinator | None = None
+        self._news = _Mailbox()
+        self._live: dict[int, int] = {}  # of each worker whose process is there, which of its lives it is
+        self._boxes: dict[tuple[int, int], _Mailbox] = {}
+        self._reports: dict[int, Standing | None] = {}
+        self._reported = asyncio.Event()
+        self._places: dict[int, tuple[Any, str]] = {}  # of each worker: its address, its node
+        self._clock: asyncio.Task[None] | None = None
+        self._short = 0  # workers without room, as told last
+
+    # --- the driver ---------------------------------------------------------------------------------------------------
+
+    async def restore(self, live: Mapping[int, int], rooms: Sequence[int], stop: str | None) -> str:
+        """Begin: from nothing, or from what a former coordinator left. Returns the term.
+
+        Args:
+            live: the workers that are there, and which of its lives each lives.
+            rooms: the workers for whom there is room.
+            stop: why everything is to end, if that was asked for.
+        """
+        if self._coordinator is not None:
+            return self._term
+        self._live = dict(live)
+        for worker, life in live.items():
+            self._boxes[worker, life] = _Mailbox()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_reported(), _REPORTS)
+        there = {worker: self._reports.get(worker) for worker in self._live}
+        now = time.monotonic()
+        self._coordinator, actions = Coordinator.restored(
+            self._workers, self._limits, self._least, there, now
+        )
+        self._do(actions)
+        if stop is not None:
+            self._do(self._coordinator.stop(stop, now))
+        for worker in rooms:
+            self._do(self._coordinator.room(worker, now))
+        self._clock = asyncio.create_task(self._tick())
+        return self._term
+
+    async def _all_reported(self) -> None:
+        while any(worker not in self._reports for worker in self._live):
+            self._reported.clear()
+            await self._reported.wait()
+
+    async def news(self, term: str, after: int) -> tuple[str, Numbered]:
+        """What the driver is to do or to know; of another term: nothing, it is to `restore` first."""
+        if term != self._term:
+            return self._term, []
+        return self._term, await self._news.after(after)
+
+    async def room(self, worker: int) -> None:
+        self._do(self._begun.room(worker, time.monotonic()))
+
+    async def started(self, worker: int, life: int) -> None:
+        """A process was started for this worker."""
+        self._live[worker] = life
+        self._boxes[worker, life] = _Mailbox()
+
+    async def pending(self, worker: int, life: int) -> None:
+        """This worker's process takes its time to be there, and the driver knows why."""
+        if self._live.get(worker) == life:
+            self._do(self._begun.heartbeat(worker, 0, False, time.monotonic()))
+
+    async def gone(self, worker: int, life: int, reason: str, room: bool) -> None:
+        """This worker's process has ended, or will never be heard again."""
+        if self._live.get(worker) == life:
+            del self._live[worker]
+            self._boxes.pop((worker, life), None)
+            self._do(self._begun.lost(worker, reason, time.monotonic(), room))
+
+    async def drain(self, worker: int, reason: str) -> None:
+        self._do(self._begun.drain(worker, reason, time.monotonic()))
+
+    async def stop(self, reason: str) -> None:
+        self._do(self._begun.stop(reason, time.monotonic()))
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    async def report(self, worker: int, life: int, standing: Standing) -> str:
+        """What a worker knows of its place; returns the term."""
+        self._reports[worker] = standing
+        self._reported.set()
+        return self._term
+
+    async def hear(self, worker: int, life: int, term: str, after: int) -> tuple[str, Numbered]:
+        """What this worker is told; of another term: nothing, it is to `report` first."""
+        box = self._boxes.get((worker, life))
+        if term != self._term:
+            return self._term, []
+        if box is None:  # the driver says later that it is there, or never again
+            await asyncio.sleep(_TICK / 10)
+            return self._term, []
+        return self._term, await box.after(after)
+
+    async def say(self, worker: int, life: int, term: str, messages: Sequence[Any]) -> bool:
+        """Take what a worker says, in its order. Whether it was taken: not before this coordinator has begun."""
+        if term != self._term or self._coordinator is None:
+            return False
+        for message in messages:
+            if message["say"] == "output":
+                self._news.put(("output", worker, message["stream"], message["data"]))
+            elif self._live.get(worker) == life:
+                self._do(self._heard(worker, message))
+        return True
+
+    def _heard(self, worker: int, message: Any) -> list[Action]:
+        coordinator, now = self._begun, time.monotonic()
+        match message["say"]:
+            case "alive":
+                return coordinator.heartbeat(worker, message["progress"], message["waiting"], now)
+            case "ask":
+                self._places[worker] = message["address"], message["node"]
+                return coordinator.ask(worker, Position(*message["position"]), now)
+            case "failed":
+                return coordinator.failed(worker, message["report"], now)
+            case "left":
+                return coordinator.left(worker, now)
+            case _:  # "began"
+                self._news.put(("run directory", message["run"]))
+                return []
+
+    # --- what the coordinator decides ---------------------------------------------------------------------------------
+
+    @property
+    def _begun(self) -> Coordinator:
+        assert self._coordinator is not None, "restore comes first"
+        return self._coordinator
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(min(_TICK, self._begun.deadline(time.monotonic())))
+            self._do(self._begun.tick(time.monotonic()))
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            self._carry_out(action)
+        if (short := self._begun.lacking) != self._short:
+            self._short = short
+            self._news.put(("short", short))
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Start(worker):
+                self._news.put(("start", worker))
+            case End(worker, reason):
+                self._news.put(("end", worker, self._live.get(worker), reason))
+            case Form():
+                self._form(action)
+            case Past(worker, position):
+                self._tell([worker], {"tell": "past", "position": tuple(position)})
+            case Abort(generation, members, reason):
+                self._news.put(("ended", generation, reason))
+                self._tell(members, {"tell": "abort", "generation": generation, "reason": reason})
+            case Invite(members):
+                self._tell(members, {"tell": "invite"})
+            case Stop(workers, reason):
+                self._tell(workers, {"tell": "stop", "reason": reason})
+            case Over():
+                self._news.put(("over", action))
+
+    def _form(self, form: Form) -> None:
+        """Tell each member of a generation its place. Ranks are contiguous on every node: so the exchange is nested."""
+        nodes = list(dict.fromkeys(self._places[worker][1] for worker in form.members))
+        order = sorted(form.members, key=lambda worker: (nodes.index(self._places[worker][1]), worker))
+        ranks = {worker: rank for rank, worker in enumerate(order)}
+        self._news.put(("formed", form.generation, len(order), len(nodes), len(form.newcomers)))
+        common = {
+            "tell": "form",
+            "generation": form.generation,
+            "members": form.members,
+            "position": tuple(form.position),
+            "donor": None if form.donor is None else ranks[form.donor],
+            "newcomers": sorted(ranks[worker] for worker in form.newcomers),
+            "addresses": [self._places[worker][0] for worker in order],
+            "nodes": [nodes.index(self._places[worker][1]) for worker in order],
+            "secret": secrets.token_bytes(32),
+        }
+        for worker, rank in ranks.items():
+            self._tell([worker], {**common, "rank": rank})
+
+    def _tell(self, workers: Sequence[int], message: Any) -> None:
+        for worker in workers:
+            if (life := self._live.get(worker)) is not None:
+                self._boxes[worker, life].put(message)
