@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtime.hosts.ray.cluster import ClusterError, check_version, explicit_authentication
+
 from .refusal import FAILED, INTERRUPTED, LOST, Refused
 from .run import run
 from .table import in_bytes
@@ -27,12 +29,16 @@ if TYPE_CHECKING:
 
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-_NOT_HERE = ("ray", "backend")  # options of `run` that are not asked here
+_NOT_HERE = (
+    "on_ray",
+    "backend",
+    "storage",
+    "working_dir",
+)  # of the options of `run`; the last two mean more here
 _ANSWER = 30.0  # seconds that the job server may take to answer
 _SILENCE = 30.0  # seconds without output after which it is asked whether it is still there
 _PATIENCE = 60.0  # seconds that a lost connection is tried again
 _LARGEST = 100 << 20  # bytes that Ray's job server accepts in a request
-_TESTED = ">=2.55,<2.61"  # as the extra `ray` has it
 _HANDED_ON = [
     option for option in run.params if isinstance(option, click.Option) and option.name not in _NOT_HERE
 ]
@@ -48,7 +54,8 @@ class _HandsOn(click.Command):
         for option in _HANDED_ON:
             value = given.get(option.name, ())
             for one in value if isinstance(value, list | tuple) else [value]:
-                words += [option.opts[-1]] if option.is_flag else [option.opts[-1], str(one)]
+                names = option.secondary_opts if one is False else option.opts
+                words += [names[-1]] if option.is_flag else [names[-1], str(one)]
         return super().parse_args(context, args)
 
 
@@ -111,6 +118,7 @@ def submit(
     The options of `dist-dp run --ray` mean the same here. The exit code is that of the run. Ctrl-C ends the showing and
     not the run; it says how to see the output again and how to stop the run.
     """
+    os.environ.update(explicit_authentication(os.environ, own=False))  # Ray reads it when it is loaded
     try:
         import aiohttp  # noqa: F401
         import ray.job_submission  # noqa: F401
@@ -239,7 +247,6 @@ def _connect(address: str) -> JobSubmissionClient:
     """A client of the job server, which has the Ray that it needs."""
     import ray
     import requests
-    from packaging.specifiers import SpecifierSet
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
@@ -254,8 +261,10 @@ def _connect(address: str) -> JobSubmissionClient:
         there = client._do_request("GET", "/api/version").json()["ray_version"]
     except (RuntimeError, KeyError, requests.HTTPError, requests.JSONDecodeError):
         raise Refused(f"what answers at {address} is no job server of Ray") from None
-    if not SpecifierSet(_TESTED).contains(there):
-        raise Refused(f"the cluster at {address} has Ray {there}; dist-dp is tested with ray{_TESTED}")
+    try:
+        check_version(there)
+    except ClusterError as error:
+        raise Refused(f"of the cluster at {address}: {error}") from None
     if there != ray.__version__:
         raise Refused(
             f"the cluster at {address} has Ray {there}, and here is Ray {ray.__version__}; have the same in both: "
