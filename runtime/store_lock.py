@@ -3,7 +3,8 @@
 Below `lock/` lie objects with the numbers 1, 2, ...; the one with the highest number is the lock, and says who holds
 it. Whoever may take it creates the next number, which a store grants to one only. The numbers only grow: a lock that is
 given back stays there and says so. So of any who want it at once one gets it, and a holder that was cut off sees a
-higher number and knows.
+higher number and knows. Whoever takes it from somebody makes sure after that that it was not renewed meanwhile, and who
+renews it looks after that whether it was taken meanwhile: one of the two notices.
 
 A holder renews its object every 15 s. It may be taken from one that is silent for 60 s by the store's clock, and from
 another worker of the same launch, whose end the launch knows of. A holder that cannot be sure any more (it could not
@@ -138,7 +139,7 @@ class StoreLock:
             newest, age = self._look()
             match self._contender.seen(newest, age):
                 case Take(number):
-                    if self._take(number):
+                    if self._take(number, newest):
                         break
                 case Wait():
                     if not waiting:
@@ -190,7 +191,7 @@ class StoreLock:
         claim, renewed = newest
         return claim, self._store.modified(_CLOCK) - renewed
 
-    def _take(self, number: int) -> bool:
+    def _take(self, number: int, former: Claim | None) -> bool:
         began = time.monotonic()
         self._mine = replace(self._mine, number=number)
         try:
@@ -201,7 +202,8 @@ class StoreLock:
             if newest is None or newest[0] != self._mine:
                 return False
         numbers = _numbers(self._store)
-        if numbers[-1] != number:  # this number had been there, and was removed by a later holder
+        # Else this number had been there, and was removed by a later holder; or the former one has renewed it.
+        if numbers[-1] != number or (former is not None and _claim(self._store, former.number) != former):
             self._store.remove(_name(number))
             return False
         self._renewed = began
@@ -230,13 +232,13 @@ class StoreLock:
             if self._refusal is not None:
                 return
             began = time.monotonic()
+            self._mine = replace(self._mine, renewals=self._mine.renewals + 1)
+            self._write(self._mine)
             newest = _newest(self._store)
             if newest is not None and newest[0].number > self._mine.number:
                 self._other = newest[0]
                 self._refusal = f"{self._store.url} was taken over by {self._other}"
                 return
-            self._mine = replace(self._mine, renewals=self._mine.renewals + 1)
-            self._write(self._mine)
             self._renewed = began
 
 
@@ -288,13 +290,20 @@ def _numbers(store: Store) -> list[int]:
     return sorted(int(name) for name in store.names(FOLDER) if name.isdecimal())
 
 
+def _claim(store: Store, number: int) -> Claim | None:
+    try:
+        return Claim(number, **json.loads(store.read(_name(number))))
+    except FileNotFoundError:
+        return None
+
+
 def _newest(store: Store) -> tuple[Claim, float] | None:
     """The present lock, and when it was renewed."""
     while numbers := _numbers(store):
-        name = _name(numbers[-1])
         with suppress(FileNotFoundError):  # there is a higher one by now
-            renewed = store.modified(name)
-            return Claim(numbers[-1], **json.loads(store.read(name))), renewed
+            renewed = store.modified(_name(numbers[-1]))
+            if (claim := _claim(store, numbers[-1])) is not None:
+                return claim, renewed
     return None
 
 
