@@ -1,0 +1,1 @@
+"""dist_dp inside other libraries. Each module needs the one that it is named after; nothing imports them unasked."""
