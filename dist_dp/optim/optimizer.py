@@ -321,14 +321,18 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's form: `{"state": {index: {name: array, "step": n}}, "param_groups": [...]}`, copied."""
+        return copy.deepcopy(self.state_views())
+
+    def state_views(self) -> dict[str, Any]:
+        """As `state_dict`, but the arrays are the optimizer's own: good until its next step."""
         index = {id(p): i for i, p in enumerate(self._params)}
         state: dict[int, dict[str, Any]] = {}
         for part in self.parts:
             views = {name: part.flat.views(array) for name, array in part.state.items()}
             for k, p in enumerate(part.flat.params):
-                arrays = {name: of[k].copy() for name, of in views.items()}
+                arrays = {name: of[k] for name, of in views.items()}
                 state[index[id(p)]] = {"step": int(part.counts[k]), **arrays}
-        options = copy.deepcopy([_options(group) for group in self.param_groups])
+        options = [_options(group) for group in self.param_groups]
         groups = [
             {**own, "params": [index[id(p)] for p in group["params"]]}
             for own, group in zip(options, self.param_groups, strict=True)

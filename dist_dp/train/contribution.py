@@ -85,14 +85,16 @@ class ContributionSum:
         return left
 
 
-def note(kind: str | None, partials: Mapping[Span, Contribution]) -> tuple[str | None, list[Any]]:
-    """What a worker tells the others beside its gradients: the rest of its partial sums, and the kind of its op (None:
-    that of the others)."""
+def note(
+    kind: str | None, partials: Mapping[Span, Contribution], word: str = ""
+) -> tuple[str | None, list[Any], str]:
+    """What a worker tells the others beside its gradients: the kind of its op (None: that of the others), the rest of
+    its partial sums, and a word of its own."""
     parts = [
         (lo, hi, part.weight, part.metrics, part.buffers, part.gradients and part.gradients.touched)
         for (lo, hi), part in partials.items()
     ]
-    return kind, parts
+    return kind, parts, word
 
 
 def different_ways(where: str) -> RuntimeError:
@@ -104,7 +106,7 @@ def different_ways(where: str) -> RuntimeError:
 
 
 def total_of(
-    told: Sequence[tuple[str | None, list[Any]]], shards: int
+    told: Sequence[tuple[str | None, list[Any], str]], shards: int
 ) -> tuple[str, Contribution, NDArray[np.bool_] | None]:
     """The kind of the op, the sum of what the notes of all workers hold, without gradients, and which parameters have
     one.
@@ -112,12 +114,12 @@ def total_of(
     Raises:
         RuntimeError: the workers are in ops of different kinds: their programs went different ways.
     """
-    kinds = {rank: kind for rank, (kind, _) in enumerate(told) if kind is not None}
+    kinds = {rank: kind for rank, (kind, *_) in enumerate(told) if kind is not None}
     if len(set(kinds.values())) > 1:
         raise different_ways(", ".join(f"worker of rank {rank} is {kind}" for rank, kind in kinds.items()))
     partials: dict[Span, Contribution] = {}
     touched: NDArray[np.bool_] | None = None
-    for _, parts in told:
+    for _, parts, _ in told:
         for lo, hi, weight, metrics, buffers, mask in parts:
             partials[lo, hi] = Contribution(None, weight, metrics, buffers)
             if mask is not None:

@@ -42,6 +42,7 @@ from .overlap import BUCKET_BYTES, Overlap, buckets_of
 from .progress import Progress
 from .record import Record
 from .run_directory import RunDirectory, described, refuse_other_worker
+from .saving import Saving
 from .session import Session
 from .shard import VALIDATION, NonFiniteLoss, Shard
 from .sharded import ShardedOptimizer
@@ -110,13 +111,15 @@ class Steps:
         display = None
         if options["progress"] is not False:
             display = functools.partial(Progress, self.total_steps, self.batches.steps_per_epoch)
-        self._record = Record(
-            directory,
-            options["checkpoint_every"],
-            options["keep_last"],
-            options["keep_every"],
-            list(options["sinks"]),
-            display,
+        self._record = Record(directory, list(options["sinks"]), display)
+        self._saving = Saving(
+            self._record,
+            self.state,
+            every=options["checkpoint_every"],
+            keep_last=options["keep_last"],
+            keep_every=options["keep_every"],
+            steps_per_epoch=self.batches.steps_per_epoch,
+            total_steps=self.total_steps,
         )
         self._buffer_names = {buffer: name for name, buffer in self.state.buffers.items()}
         trained = set(self.state.trained)
@@ -200,7 +203,8 @@ class Steps:
                 self._save_last()
                 return True
         else:
-            self._save_last()  # before the others are let go: if this worker is lost in it, another one does it
+            # Before the others are let go: if this worker is lost in it, another one does it.
+            self._save_last(self._session.group)
             return (yield from self._leave())
         return False
 
@@ -243,10 +247,12 @@ class Steps:
             self._memory,
             values,
             overlap.exchange if overlap else None,
+            self._saving.order_for(step + 1) if self._sharded is None else "",
         )
         self._pool = list(self._buffers)
         if folded.kind == LEAVING:
             return True
+        self._saving.order = folded.word
         total = None if folded.arrays is None else self._total(folded.arrays, folded.touched)
         self._commit(folded.sum, total, epoch, time.perf_counter() - started)
         return False
@@ -395,8 +401,7 @@ class Steps:
         self._validated, self._committed = self.step, True
         if self._trace is not None:
             self._trace.after(self.step - 1, self.state.model_arrays())
-        if self._sharded is None:
-            self._save_if_due(last=False)
+        self._saving.step_done(self.step, self.metrics, self._session.settled)
         faults.here("committed", self.step)
 
     @property
@@ -435,7 +440,7 @@ class Steps:
         group = formation.group
         begins = self._session.position.op < 0 and formation.donor is None
         if group.rank != 0:
-            self._record.hand_on()
+            self._saving.hand_on()
         if begins or formation.newcomers:
             for rank, other in enumerate(group.gather_objects(self._manifest)):
                 refuse_other_worker(self._manifest, other, group.rank, rank)
@@ -445,6 +450,7 @@ class Steps:
             if self._sharded is not None:
                 self._make_whole(self._sharded, formation)
             self._hand_over(formation)
+        self._saving.settle(formation, begins)
         lo, hi = self._range = self._session.range(self.batches.shards)
         count = most_held(lo, hi, self.batches.shards)
         bucket_bytes = BUCKET_BYTES if self._options["overlap"] else None
@@ -470,7 +476,7 @@ class Steps:
         if group.rank == 0:
             if not self._session.past:
                 self._open(group)
-            found = self._record.newest(self.step)
+            found = self._saving.newest(self.step)
             if found is None and self.step > 0:
                 raise RuntimeError(
                     f"the state of step {self.step} went with workers that were lost together, and there is no "
@@ -521,23 +527,15 @@ class Steps:
 
     @property
     def _gather_is_due(self) -> bool:
-        """Whether all workers gather their state for a checkpoint now. By steps alone: they must all think the same."""
-        if (
-            self._record.directory is None
-            or self._gathered == self.step
-            or self.step == 0
-            or self._session.past
-        ):
-            return False
-        every = self._options["checkpoint_every"]
-        every = self.batches.steps_per_epoch if every is None else every
-        return self.step == self.total_steps or (every > 0 and self.step % every == 0)
+        """Whether all workers gather their state for a checkpoint now."""
+        due = self._gathered != self.step and not self._session.past
+        return due and self._saving.gather_is_due(self.step)
 
     def _gather_state(self, sharded: ShardedOptimizer) -> None:
         group, told = self._session.group, self._session.gather(sharded.held())
         if self._record.writing:
             sharded.take_held(told)
-            self._save_if_due(last=True)
+            self._saving.gathered(self.step, self.metrics)
             sharded.place(group.rank, group.size)
         self._gathered = self.step
 
@@ -588,17 +586,9 @@ class Steps:
         """SHA-256 over all parameters and buffers of the model."""
         return self.state.digest()
 
-    def _save_last(self) -> None:
+    def _save_last(self, group: Group | None = None) -> None:
         """Save the newest step, but not one that was interrupted while it was applied."""
-        if self._committed and self._sharded is None:
-            self._save_if_due(last=True)
-
-    def _save_if_due(self, last: bool) -> None:
-        if self._record.due(self.step, self._epoch_ends, last):
-            faults.here("checkpoint", self.step)
-            arrays, optimizer = self.state.saved()
-            metrics = {name: repr(value) for name, value in self.metrics.items()}  # NaN is no JSON
-            self._record.save(self.step, arrays, {"optimizer": optimizer, "metrics": metrics}, self.digest())
+        self._saving.last(self.step, self.metrics, self._committed and self._sharded is None, group)
 
     def emit(self, kind: str, **values: Any) -> None:
         """Report something that happened at the present step to every sink, if this worker writes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointDamaged
 from runtime.checkpoint.layout import step_of
+from runtime.store import Store
 
 from .run_directory import MANIFEST, RunDirectory
 from .shard import RESERVED
@@ -86,16 +86,18 @@ def _size(arrays: dict[str, str]) -> dict[str, int]:
     return {"arrays": len(arrays), "numbers": numbers, "bytes": bytes_}
 
 
-def _checkpoint(path: Path) -> dict[str, Any] | None:
+def _checkpoint(store: Store) -> dict[str, Any] | None:
     """One checkpoint, verified; None if the run has removed it meanwhile."""
-    entry: dict[str, Any] = {"step": step_of(path), "bytes": 0, "digest": None, "damage": None}
+    entry: dict[str, Any] = {"step": step_of(store), "bytes": 0, "digest": None, "damage": None}
     try:
-        entry["bytes"] = sum(file.stat().st_size for file in path.iterdir())
-        entry["digest"] = checkpoint.load(path).digest
+        for name in store.names():
+            with store.open(name) as file:
+                entry["bytes"] += file.seek(0, os.SEEK_END)
+        entry["digest"] = checkpoint.load(store).digest
     except (CheckpointDamaged, ValueError, OSError) as error:
-        if not path.exists():
+        if not store.names():
             return None
-        entry["damage"] = str(error).removeprefix(f"{path}: ")
+        entry["damage"] = str(error).removeprefix(f"{store.url}: ")
     return entry
 
 

@@ -37,12 +37,14 @@ class Folded(NamedTuple):
         sum: over all contributions, without its gradients.
         arrays: the gradients' flat arrays in the group's memory, until the next exchange; None if there are none.
         touched: which parameters have a gradient.
+        word: what the worker of rank 0 had to say to all.
     """
 
     kind: str
     sum: Contribution
     arrays: list[Array] | None
     touched: Any
+    word: str
 
 
 class Session:
@@ -89,6 +91,11 @@ class Session:
             self._joined = True
         return self._formation
 
+    @property
+    def settled(self) -> bool:
+        """Whether everybody holds the state of the newest formation; while not, the group is not that of the state."""
+        return self._formation is None
+
     def settle(self) -> None:
         """Everybody holds the state of the formation's position now."""
         assert self._formation is not None
@@ -124,6 +131,7 @@ class Session:
         memory: Memory | None = None,
         values: Mapping[Span, int | None] | None = None,
         begun: Exchange | None = None,
+        word: str = "",
     ) -> Folded:
         """Add the contributions of all workers in the order of the tree. Returns when all of them hold the total.
 
@@ -132,12 +140,13 @@ class Session:
             partials: by subtree of this worker's range.
             memory, values: where their gradients lie (`runtime.group.Group.start`); None: there are none.
             begun: the exchange, if it was started already.
+            word: goes to all with the op; that of the worker of rank 0 counts.
 
         Raises:
             GroupBroken: the generation ended and nothing was agreed on: join again, and compute again.
             RuntimeError: the workers' programs went different ways.
         """
-        group, step, mine = self.group, self.step, note(kind, partials)
+        group, step, mine = self.group, self.step, note(kind, partials, word)
         self.member.progress(step, "exchange")
         started = time.perf_counter()
         try:
@@ -163,7 +172,7 @@ class Session:
         self.member.progress(step, "apply")
         told = [decode(text) for text in total.notes] if group.size > 1 else [mine]
         agreed, summed, touched = total_of(told, leaves)
-        return Folded(agreed, summed, total.arrays, touched)
+        return Folded(agreed, summed, total.arrays, touched, told[0][2])
 
     def _resolve(self, broken: Group) -> Total:
         """The generation ended in the middle of an op: the total, if others are known to have it; else GroupBroken."""

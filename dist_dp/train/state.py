@@ -47,10 +47,10 @@ class TrainState:
         return digest_of(self.model_arrays())
 
     def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(arrays, plain JSON): all that the next step depends on."""
+        """(arrays, plain JSON): all that the next step depends on. The arrays are those that it changes."""
         arrays = {f"model/{name}": array for name, array in self.model_arrays().items()}
         arrays.update({f"outer/{name}": array for name, array in self.outer.items()})
-        state = self.optimizer.state_dict()
+        state = self.optimizer.state_views()
         counts = {}
         for index, entry in state["state"].items():
             name = self.trained[index]

@@ -1,24 +1,34 @@
 """Reading a checkpoint: everything is verified, nothing is executed, damage is named."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.checkpoint import layout, store
+from runtime.checkpoint import layout
+from runtime.store import Store, store_at
+
+Place = str | os.PathLike[str] | Store
+"""A directory: a path, a URL, or a store."""
+
+
+def store_of(place: Place) -> Store:
+    """The store of a place."""
+    return place if isinstance(place, Store) else store_at(place)
 
 
 class CheckpointDamaged(Exception):
-    """A checkpoint does not hold what was written; the message names file and tensor, ``path`` is where."""
+    """A checkpoint does not hold what was written; the message names file and tensor, `store` is where."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
+    def __init__(self, store: Store, reason: str) -> None:
+        super().__init__(f"{store.url}: {reason}")
+        self.store = store
 
 
 @dataclass(frozen=True)
@@ -29,83 +39,95 @@ class Checkpoint:
     arrays: dict[str, NDArray[Any]]
     meta: Any
     digest: str | None
-    path: Path
+    store: Store
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
+def load(place: Place) -> Checkpoint:
     """Read one checkpoint and verify all of it: sizes, names, dtypes, shapes and the SHA-256 of every array.
 
-    Raises
+    Raises:
         CheckpointDamaged: a file is missing, cannot be read, or differs from what was written.
+        OSError: an object store cannot be reached, which says nothing of the checkpoint.
         ValueError: an intact checkpoint of a format that this version does not know.
     """
-    path = Path(path)
+    store = store_of(place)
     try:
-        with store.open_to_read(path / layout.MANIFEST) as file:
-            data = file.read()
+        data = store.read(layout.MANIFEST)
         manifest = layout.Manifest.decode(data)
         if manifest is None:
-            raise CheckpointDamaged(path, f"{layout.MANIFEST} ({len(data)} bytes) fails its own SHA-256")
-        arrays = _read_arrays(path, manifest)
+            raise CheckpointDamaged(store, f"{layout.MANIFEST} ({len(data)} bytes) fails its own SHA-256")
+        arrays = {
+            name: np.empty(tensor.shape, layout.DTYPES[tensor.dtype])
+            for name, tensor in manifest.tensors.items()
+        }
+        for rank, part in enumerate(manifest.parts):
+            held = layout.pieces(manifest.tensors, rank, len(manifest.parts))
+            _read_part(store, manifest, part, held, arrays)
     except OSError as error:
-        raise CheckpointDamaged(path, f"cannot be read: {error}") from error
-    return Checkpoint(manifest.step, arrays, manifest.meta, manifest.digest, path)
+        if store.local is None and not isinstance(error, FileNotFoundError):
+            raise
+        raise CheckpointDamaged(store, f"cannot be read: {error}") from error
+    return Checkpoint(manifest.step, arrays, manifest.meta, manifest.digest, store)
 
 
-def _read_arrays(path: Path, manifest: layout.Manifest) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    header = layout.arrays_header(manifest.tensors)
-    expected = len(header) + sum(entry.nbytes for entry in manifest.tensors.values())
-    with store.open_to_read(path / layout.ARRAYS) as file:
+def _read_part(
+    store: Store,
+    manifest: layout.Manifest,
+    part: layout.PartFile,
+    held: list[layout.Piece],
+    arrays: dict[str, NDArray[Any]],
+) -> None:
+    header = layout.header(manifest.tensors, held)
+    contents = [arrays[name].reshape(-1)[lo:hi].view(np.uint8).data for _, name, lo, hi in held]
+    expected = len(header) + sum(map(len, contents))
+    with store.open(part.file) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size != expected:
-            raise CheckpointDamaged(path, f"{layout.ARRAYS} has {size} bytes, expected {expected}")
+            raise CheckpointDamaged(store, f"{part.file} has {size} bytes, expected {expected}")
         if file.read(len(header)) != header:
-            raise CheckpointDamaged(path, f"the header of {layout.ARRAYS} differs from {layout.MANIFEST}")
-        for name, entry in manifest.tensors.items():
-            array = np.empty(entry.shape, layout.DTYPES[entry.dtype])
-            content = array.reshape(-1).view(np.uint8).data
-            file.readinto(content)
+            raise CheckpointDamaged(store, f"the header of {part.file} differs from {layout.MANIFEST}")
+        for piece, content in zip(held, contents, strict=True):
+            file.readinto(content)  # type: ignore[attr-defined]
             found = hashlib.sha256(content).hexdigest()
-            if found != entry.sha256:
+            if found != part.sha256[piece.key]:
+                tensor = manifest.tensors[piece.name]
                 raise CheckpointDamaged(
-                    path,
-                    f"{layout.ARRAYS}, tensor {name!r} ({entry.dtype}, shape {entry.shape}): "
-                    f"SHA-256 is {found}, expected {entry.sha256}",
+                    store,
+                    f"{part.file}, tensor {piece.key!r} ({tensor.dtype}, shape {tensor.shape}): "
+                    f"SHA-256 is {found}, expected {part.sha256[piece.key]}",
                 )
-            arrays[name] = array
-    return arrays
 
 
-def available(root: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoint directories under ``root``, newest step first; they are listed, not verified."""
-    return layout.available(Path(root))
+def available(root: Place) -> list[Store]:
+    """The directories of the checkpoints under `root`, newest step first; they are listed, not verified."""
+    return [directory for directory in layout.directories(store_of(root)) if layout.finished(directory)]
 
 
-def latest(
-    root: str | os.PathLike[str], on_damaged: Callable[[CheckpointDamaged], None]
-) -> Checkpoint | None:
-    """The newest checkpoint under ``root`` that verifies, or None if there is none at all.
+def latest(root: Place, on_damaged: Callable[[CheckpointDamaged], None]) -> Checkpoint | None:
+    """The newest checkpoint under `root` that verifies, or None if there is none at all.
 
-    ``on_damaged`` is called with the error of each damaged one on the way; then the one before it is tried.
+    `on_damaged` is called with the error of each damaged one on the way; then the one before it is tried. One that was
+    not finished, because its writers were interrupted, does not exist.
 
-    Raises
-        CheckpointDamaged: there are checkpoints and every one of them is damaged. Starting over would
-            hide it.
+    Raises:
+        CheckpointDamaged: there are checkpoints and every one of them is damaged. Starting over would hide it.
+        OSError: an object store cannot be reached.
         ValueError: an intact checkpoint of a format that this version does not know.
     """
-    root = Path(root)
+    store = store_of(root)
     reasons = []
-    for path in layout.available(root):
+    for directory in layout.directories(store):
+        if not layout.finished(directory):
+            continue
         try:
-            return load(path)
+            return load(directory)
         except CheckpointDamaged as damage:
             reasons.append(str(damage))
             on_damaged(damage)
     if reasons:
         raise CheckpointDamaged(
-            root,
+            store,
             f"all {len(reasons)} checkpoints are damaged; restore one from a copy, or remove this "
             "directory to start from the first step again:\n  " + "\n  ".join(reasons),
         )

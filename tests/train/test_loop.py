@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import dist_dp as dp
 from dist_dp import nn, optim
 from runtime import checkpoint
+from runtime.checkpoint import Saver, layout, writer
+from runtime.events import read_events
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 
@@ -121,20 +124,40 @@ def test_steps_in_which_no_shard_takes_part_move_the_schedule_alone(caplog: pyte
     np.testing.assert_array_equal(model[0].weight.detach().numpy(), before)
 
 
-def test_ctrl_c_while_a_checkpoint_is_written_is_heard_when_it_is_saved(
-    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [4, 15])
+@pytest.mark.parametrize("where", ["copied", "written"])
+def test_ctrl_c_while_a_checkpoint_is_made_is_heard_when_the_newest_step_is_saved(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, step: int
 ) -> None:
-    save, landed = checkpoint.save, []
+    """While the state is copied, in the thread of the loop; while it is written, in another, during later steps or, of
+    the last step, while the loop waits for it."""
+    landed: list[int] = []
 
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        if arguments[1] == 4:
-            landed.append(arguments[1])
-            signal.raise_signal(signal.SIGINT)
-        return save(*arguments, **options)
+    def interrupt(at: int) -> None:
+        if at == step and not landed:
+            landed.append(at)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(checkpoint, "save", interrupted)
+    save, write = Saver.save, writer.write_manifest
+
+    def copied(self: Saver, root: Any, at: int, *rest: Any, **options: Any) -> None:
+        if where == "copied":
+            interrupt(at)
+        save(self, root, at, *rest, **options)
+
+    def written(directory: Any, manifest: Any) -> None:
+        if where == "written":
+            interrupt(manifest.step)
+        write(directory, manifest)
+
+    monkeypatch.setattr(Saver, "save", copied)
+    monkeypatch.setattr(writer, "write_manifest", written)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", checkpoint_every=4)
-    assert landed == [4]
-    assert (tmp_path / "run" / "digest").read_text().endswith(" step 4\n")
+    assert landed == [step]
+    newest = checkpoint.available(tmp_path / "run" / "checkpoints")[0]
+    steps = [e.step for e in read_events(tmp_path / "run" / "metrics.jsonl") if e.kind == "step"]
+    saved = layout.step_of(newest)
+    assert step <= saved <= steps[-1]  # a step that is interrupted while it is applied is not saved
+    assert (tmp_path / "run" / "digest").read_text().endswith(f" step {saved}\n")
     assert train(tmp_path / "run", checkpoint_every=4) == train()
