@@ -1,8 +1,9 @@
 """Ray clusters for tests: one in this process (`local`), or several nodes as processes (`Nodes`).
 
-Whatever runs, uses the token of this test run (tests/conftest.py), listens on 127.0.0.1, keeps its files in a directory
-of its own, and is gone afterwards. Nothing here reads or writes what belongs to the user (`~/.ray`), and nothing ends a
-process that it did not start: a variable in the environment marks those that it did.
+Whatever runs, uses the token of this test run (tests/conftest.py), stays on the loopback device, keeps its files in a
+directory of its own, can import what tests can, and is gone afterwards. Nothing here reads or writes what belongs to
+the user (`~/.ray`), and nothing ends a process that it did not start: a variable in the environment marks those that it
+did.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ QUICK_HEALTH_CHECKS = {
 }
 
 _MARK = "DIST_DP_TEST_NODE"
+_IP = "127.0.0.2"  # of all nodes; for 127.0.0.1 Ray takes the address by which the machine is reached from elsewhere
+_PATH = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))
 _STORE = 100 << 20  # bytes of the object store of a node
 _PATIENCE = 60.0  # seconds that anything may take to start or to end
 
@@ -44,7 +47,8 @@ _PATIENCE = 60.0  # seconds that anything may take to start or to end
 def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
     """Ray in this process: `ray.init(num_cpus=..., **init)` on a new cluster, and its end."""
     with _marked() as (mark, directory):
-        os.environ[_MARK] = mark
+        before = os.environ.get("PYTHONPATH")
+        os.environ |= _inherited(mark)
         try:
             ray.init(
                 "local",
@@ -52,7 +56,7 @@ def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=_STORE,
                 log_to_driver=False,
-                _node_ip_address="127.0.0.1",
+                _node_ip_address=_IP,
                 _temp_dir=directory,
                 **init,
             )
@@ -61,7 +65,14 @@ def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
             finally:
                 ray.shutdown()
         finally:
-            del os.environ[_MARK]
+            del os.environ[_MARK], os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
+
+
+def _inherited(mark: str) -> dict[str, str]:
+    """Variables that the processes of a node find."""
+    return {_MARK: mark, "PYTHONPATH": os.pathsep.join(filter(None, [_PATH, os.environ.get("PYTHONPATH")]))}
 
 
 @contextmanager
@@ -127,7 +138,7 @@ class Nodes:
     ) -> None:
         self._port, self._dashboard_port = free_port(), free_port()
         self._num_cpus, self._resources, self._quick = num_cpus, resources, quick
-        self.address = f"127.0.0.1:{self._port}"
+        self.address = f"{_IP}:{self._port}"
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}" if dashboard else None
         self.nodes: list[Node] = []
         self._open: list[Any] = []
@@ -200,13 +211,13 @@ class Nodes:
                     f"--resources={json.dumps(resources or {})}",
                     f"--temp-dir={directory}",
                     f"--object-store-memory={_STORE}",
-                    *("--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"),
+                    *(f"--node-ip-address={_IP}", "--min-worker-port=0", "--max-worker-port=0"),
                     *("--dashboard-agent-listen-port=0", "--disable-usage-stats"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, _MARK: mark},
+                env=os.environ | _inherited(mark),
             )
         node = Node(process, Path(directory), mark)
         self.nodes.append(node)
