@@ -37,6 +37,12 @@ def launch_id() -> str:
     return os.environ.get(LAUNCH) or os.urandom(16).hex()
 
 
+def for_workers(threads: int) -> dict[str, str]:
+    """The environment of workers that a launcher starts elsewhere: its own settings, their threads, the launch."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("DIST_DP_")}
+    return {**own, **dict.fromkeys((THREADS, *THREAD_VARIABLES), str(threads)), LAUNCH: launch_id()}
+
+
 def blas_threads() -> int:
     """The BLAS threads that a run uses: 1, or what DIST_DP_THREADS says (`dist-dp run --threads` sets it).
 

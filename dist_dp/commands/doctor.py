@@ -20,7 +20,7 @@ from .table import print_table
 
 _CORE = ("numpy", "click", "rich", "safetensors", "threadpoolctl")
 _EXTRAS = {
-    "ray": "not needed yet: for workers on a Ray cluster, in a later version",
+    "ray": "for workers on a Ray cluster",
     "mpi4py": "for workers under MPI",
 }
 

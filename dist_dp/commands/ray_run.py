@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ from .refusal import Refused
 
 if TYPE_CHECKING:
     from runtime.hosts.logs import Show
-
-_OURS = "DIST_DP_"
 
 
 def run_on_ray(
@@ -41,9 +38,7 @@ def run_on_ray(
     from runtime.hosts.logs import WorkerLogs
     from runtime.hosts.ray.cluster import ClusterError, connected, fitting
 
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
-    environment |= dict.fromkeys((launch.THREADS, *launch.THREAD_VARIABLES), str(threads))
-    environment[launch.LAUNCH] = secrets.token_hex(8)
+    environment = launch.for_workers(threads)
     environment[STORAGE] = storage or environment.get(STORAGE) or os.getcwd()
     bundle = {"CPU": cpus_per_worker or float(threads), **resources}
     try:

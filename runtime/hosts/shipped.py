@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import cloudpickle  # type: ignore[import-untyped]
 
 from .. import launch as starting
+from ..coordinator import Over
 from ..member import Lost, current
 from . import mpi_environment
 from .cores import MOST_WORKERS
@@ -45,7 +46,7 @@ def launch(
     threads: int = 1,
     **kwargs: Any,
 ) -> list[R]:
-    """Call `fn(*args, **kwargs)` in `workers` processes of this machine, and return what each returned.
+    """Call `fn(*args, **kwargs)` in `workers` processes, and return what each returned.
 
     In the function, `fit`, `steps` and `evaluate` share their work among the workers; everything else each does for
     itself. It may be a closure, and defined anywhere: in a notebook, a test, a script without a guard. What it uses is
@@ -62,7 +63,9 @@ def launch(
     Args:
         fn: the function. Give it arguments named like those below by `functools.partial`.
         workers: how many processes.
-        backend: what they exchange over: "shm" (shared memory), "tcp" (loopback) or "shm+tcp".
+        backend: for processes of this machine, what they exchange over: "shm" (shared memory), "tcp" (loopback) or
+            "shm+tcp". "ray": actors on the Ray cluster that this process is connected with, or else on that of
+            RAY_ADDRESS, or else on one started for this call; the call waits until it has room for all.
         threads: BLAS threads of each.
 
     Returns:
@@ -78,10 +81,6 @@ def launch(
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function, got {fn!r:.80} ({type(fn).__name__})")
-    if backend == "ray":
-        raise ValueError(
-            "backend must be 'shm', 'tcp' or 'shm+tcp', got 'ray': workers on Ray come with a later version"
-        )
     for name, value, most in (("workers", workers, MOST_WORKERS), ("threads", threads, MOST_WORKERS)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an int, got {value!r:.80} ({type(value).__name__})")
@@ -92,6 +91,10 @@ def launch(
             "launch: this process is itself one of several workers; call the function here instead"
         )
     # Loaded here: `import dist_dp` is quick, and a worker needs none of it.
+    if backend == "ray":
+        from .ray.shipped import call_on_ray
+
+        return call_on_ray(_call(fn, args, kwargs), workers, threads)
     from .local import LocalHost
     from .logs import WorkerLogs
 
@@ -111,18 +114,31 @@ def launch(
             over = host.run()
         finally:
             logs.close()
-        if over.code == _INTERRUPTED:
-            raise KeyboardInterrupt(over.reason)
-        if over.report:
-            raise _rebuilt(folder, over.report)
-        if over.code:
-            raise Lost(over.reason)
-        for worker in range(workers):
-            if not _result(
-                folder, worker
-            ).exists():  # nobody was left who could bring another to where it was
-                raise Lost(f"worker {worker} was lost, and its result, after others had come to their end")
-        return [_load(_result(folder, w)) for w in range(workers)]
+        raise_unless_well(over, lambda report: _error(folder, report["worker"]).read_bytes())
+        found = {w: _result(folder, w).read_bytes() for w in range(workers) if _result(folder, w).exists()}
+        return results_of(found, workers)
+
+
+def raise_unless_well(over: Over, error: Callable[[Mapping[str, Any]], bytes]) -> None:
+    """Raise what a launch came to, if it did not end well; `error` finds the bytes of a worker's exception."""
+    if over.code == _INTERRUPTED:
+        raise KeyboardInterrupt(over.reason)
+    if over.report:
+        raise _rebuilt(over.report, error)
+    if over.code:
+        raise Lost(over.reason)
+
+
+def results_of(found: Mapping[int, bytes], workers: int) -> list[Any]:
+    """The results, in the order of workers.
+
+    Raises:
+        Lost: one is not there: nobody was left who could bring another worker to where it was.
+    """
+    for worker in range(workers):
+        if worker not in found:
+            raise Lost(f"worker {worker} was lost, and its result, after others had come to their end")
+    return [cloudpickle.loads(found[worker]) for worker in range(workers)]
 
 
 _WORK = "from runtime.hosts.shipped import work; sys.exit(work(sys.argv[1]))"
@@ -135,14 +151,25 @@ def work(name: str) -> int:
     folder = Path(name)
 
     def program() -> None:
-        call = _load(folder / _CALL)
-        linecache.cache.update(call["sources"])
-        fn, args, kwargs = call["call"]
-        result = fn(*args, **kwargs)
-        worker = current().worker
-        _write(_result(folder, worker), _dump(result, {"result": result}, "the caller"))
+        result = called((folder / _CALL).read_bytes())
+        _write(_result(folder, current().worker), result)
 
-    return run_program(program, functools.partial(_report, folder))
+    def reported(error: BaseException) -> Mapping[str, Any]:
+        report, data = report_of(error)
+        with contextlib.suppress(OSError):
+            _write(_error(folder, report["worker"]), data)
+        return report
+
+    return run_program(program, reported)
+
+
+def called(data: bytes) -> bytes:
+    """Do a call that came as bytes; its result as bytes."""
+    call = cloudpickle.loads(data)
+    linecache.cache.update(call["sources"])
+    fn, args, kwargs = call["call"]
+    result = fn(*args, **kwargs)
+    return _dump(result, {"result": result}, "the caller")
 
 
 def _result(folder: Path, worker: int) -> Path:
@@ -157,11 +184,6 @@ def _write(path: Path, data: bytes) -> None:
     beside = path.with_suffix(".partial")  # a worker may be killed while it writes
     beside.write_bytes(data)
     beside.rename(path)
-
-
-def _load(path: Path) -> Any:
-    with open(path, "rb") as file:
-        return cloudpickle.load(file)
 
 
 # --- what is sent -------------------------------------------------------------------------------------------------
@@ -250,15 +272,17 @@ def _global_names(code: CodeType) -> set[str]:
 # --- how it failed ------------------------------------------------------------------------------------------------
 
 
-def _report(folder: Path, error: BaseException) -> dict[str, Any]:
-    worker = current().worker
+def report_of(error: BaseException) -> tuple[dict[str, Any], bytes]:
+    """How the function failed in this worker, and the exception as bytes; none if it cannot be sent."""
+    data = b""
     with contextlib.suppress(Exception):
-        _write(_error(folder, worker), _error_as_bytes(error))
+        data = _error_as_bytes(error)
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_HERE):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
-    return {"worker": worker, "error": type(error).__name__, "message": str(error), "traceback": text}
+    report = {"worker": current().worker, "error": type(error).__name__, "message": str(error)}
+    return {**report, "traceback": text}, data
 
 
 def _error_as_bytes(error: BaseException) -> bytes:
@@ -270,10 +294,10 @@ def _error_as_bytes(error: BaseException) -> bytes:
     return bytes(cloudpickle.dumps((type(error), error.args, vars(error))))
 
 
-def _rebuilt(folder: Path, report: Mapping[str, Any]) -> BaseException:
+def _rebuilt(report: Mapping[str, Any], found: Callable[[Mapping[str, Any]], bytes]) -> BaseException:
     """The error that a worker reported, with the traceback there as a note."""
     try:
-        error = _load(_error(folder, report["worker"]))
+        error = cloudpickle.loads(found(report))
         if isinstance(error, tuple):
             kind, args, attributes = error
             error = kind.__new__(kind, *args)

@@ -282,7 +282,6 @@ def test_a_result_that_cannot_be_sent_is_named() -> None:
         ({"workers": True}, TypeError, "workers must be an int, got True (bool)"),
         ({"threads": 0}, ValueError, "threads must be from 1 to 4096, got 0"),
         ({"threads": 1.5}, TypeError, "threads must be an int, got 1.5 (float)"),
-        ({"backend": "ray"}, ValueError, "got 'ray': workers on Ray come with a later version"),
         ({"backend": "nccl"}, ValueError, "backend must be one of shm, tcp, shm+tcp, got 'nccl'"),
     ],
 )

@@ -230,7 +230,7 @@ class CoordinatorActor:
             case Past(worker, position):
                 self._tell([worker], {"tell": "past", "position": tuple(position)})
             case Abort(generation, members, reason):
-                self._news.put(("ended", generation, reason))
+                self._news.put(("ended", reason))
                 self._tell(members, {"tell": "abort", "generation": generation, "reason": reason})
             case Invite(members):
                 self._tell(members, {"tell": "invite"})

@@ -110,7 +110,7 @@ class RayHost:
         self._why_stop: str | None = None
         self._requests: list[str] = []
         self._short, self._short_since, self._said_short = least, time.monotonic(), False
-        self._size = 0
+        self._reason = ""  # why the newest generation ended
         self._looked_at_drains = 0.0
 
     def run(self) -> Over:
@@ -218,10 +218,11 @@ class RayHost:
             case "formed":
                 self._formed(*rest)
             case "ended":
-                generation, reason = rest
-                if self._why_stop is None:
-                    self._say(f"generation {generation} ended: {reason}")
+                self._reason = rest[0]
             case "short":
+                if rest[0] and self._reason:
+                    self._say(self._reason)
+                    self._reason = ""
                 self._short, self._short_since, self._said_short = rest[0], time.monotonic(), False
             case "over":
                 self._over = rest[0]
@@ -229,10 +230,11 @@ class RayHost:
     def _formed(self, generation: int, size: int, nodes: int, newcomers: int) -> None:
         self.generations = generation
         if generation > 1 or size < self._most:
+            why = f"{self._reason}; " if self._reason else ""
             came = f", {newcomers} of them new" if newcomers else ""
             where = f" on {nodes} nodes" if nodes > 1 else ""
-            self._say(f"generation {generation}: {size} workers{where}{came}")
-        self._size = size
+            self._say(f"{why}generation {generation}: {size} worker{'s' * (size > 1)}{where}{came}")
+        self._reason = ""
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
