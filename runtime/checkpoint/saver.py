@@ -94,8 +94,8 @@ class Saver:
             part: which part this worker writes, the same `attempt` on all; None: the whole checkpoint, alone.
             digested: the digest of the arrays whose names begin so, under the rest of their names, is kept with the
                 checkpoint.
-            first: called in the thread of rank 0 before there is the checkpoint: what must be kept if that is; an OSError
-                means that it is not saved.
+            first: called in the thread of rank 0 before there is the checkpoint: keeps what must be there if that is;
+                an OSError means that it is not saved.
             then: called with that digest, in the thread of rank 0, when there is the checkpoint.
 
         Raises:

@@ -1,5 +1,6 @@
 """No bit of a checkpoint changes unnoticed; the one before a damaged one is used, loudly."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointDamaged, layout
+from runtime.store import Store
 
 FILES = [layout.ARRAYS, layout.MANIFEST]
 STATE = {
@@ -26,9 +28,14 @@ def refuse(damage: CheckpointDamaged) -> None:
     raise damage
 
 
+def path_of(store: Store) -> Path:
+    assert store.local is not None
+    return store.local
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint.save(tmp_path_factory.mktemp("checkpoints"), 123, STATE, META, digest="0" * 64)
+    return path_of(checkpoint.save(tmp_path_factory.mktemp("checkpoints"), 123, STATE, META, digest="0" * 64))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -91,7 +98,7 @@ def test_the_damaged_tensor_is_named(saved: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointDamaged, match=message) as caught:
         checkpoint.load(copy)
-    assert caught.value.path == copy
+    assert caught.value.store.local == copy
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -103,8 +110,8 @@ def test_a_missing_file_is_damage(saved: Path, tmp_path: Path, name: str) -> Non
 
 
 def test_arrays_of_another_checkpoint_are_noticed(tmp_path: Path) -> None:
-    paths = [checkpoint.save(tmp_path, step, {"w": np.array([step, 1])}, None) for step in (1, 2)]
-    renamed = checkpoint.save(tmp_path, 3, {"v": np.array([1, 1])}, None)
+    paths = [path_of(checkpoint.save(tmp_path, step, {"w": np.array([step, 1])}, None)) for step in (1, 2)]
+    renamed = path_of(checkpoint.save(tmp_path, 3, {"v": np.array([1, 1])}, None))
     shutil.copy(paths[0] / layout.ARRAYS, paths[1] / layout.ARRAYS)
     with pytest.raises(CheckpointDamaged, match="tensor 'w'"):
         checkpoint.load(paths[1])
@@ -116,13 +123,13 @@ def test_arrays_of_another_checkpoint_are_noticed(tmp_path: Path) -> None:
 def test_the_one_before_is_used_and_each_damaged_one_reported(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         checkpoint.save(tmp_path, step, {"w": np.array(step)}, None)
-    (tmp_path / "step-0000000030" / layout.MANIFEST).unlink()
+    (tmp_path / "step-0000000030" / layout.MANIFEST).write_bytes(b"{}")
     (tmp_path / "step-0000000020" / layout.ARRAYS).write_bytes(b"")
     reported: list[CheckpointDamaged] = []
     found = checkpoint.latest(tmp_path, reported.append)
     assert found is not None
     assert (found.step, int(found.arrays["w"])) == (10, 10)
-    assert [damage.path.name for damage in reported] == ["step-0000000030", "step-0000000020"]
+    assert [damage.store.name for damage in reported] == ["step-0000000030", "step-0000000020"]
     assert [file in str(damage) for damage, file in zip(reported, reversed(FILES), strict=True)] == [
         True,
         True,
@@ -131,16 +138,47 @@ def test_the_one_before_is_used_and_each_damaged_one_reported(tmp_path: Path) ->
 
 def test_if_all_are_damaged_it_never_starts_over(tmp_path: Path) -> None:
     for step in (10, 20):
-        (checkpoint.save(tmp_path, step, {}, None) / layout.ARRAYS).write_bytes(b"\0")
+        checkpoint.save(tmp_path, step, {}, None).write(layout.ARRAYS, [b"\0"])
     reported: list[CheckpointDamaged] = []
     with pytest.raises(CheckpointDamaged, match=r"all 2 checkpoints are damaged; restore.*\n.*20.*\n.*10"):
         checkpoint.latest(tmp_path, reported.append)
     assert len(reported) == 2
 
 
+def test_one_without_a_manifest_was_never_finished_and_is_none(tmp_path: Path) -> None:
+    for step in (10, 20):
+        checkpoint.save(tmp_path, step, {"w": np.array(step)}, None)
+    for step, found in ((20, 10), (10, None)):
+        (tmp_path / layout.directory_name(step) / layout.MANIFEST).unlink()
+        newest = checkpoint.latest(tmp_path, refuse)
+        assert (newest and newest.step) == found
+        assert [layout.step_of(store) for store in checkpoint.available(tmp_path)] == [found] * bool(found)
+
+
+def test_a_checkpoint_of_format_1_is_read(saved: Path, tmp_path: Path) -> None:
+    """What version 0.1 wrote: one file, the SHA-256 of each array beside its dtype and shape."""
+    copy = Path(shutil.copytree(saved, tmp_path / saved.name))
+    fields = json.loads((copy / layout.MANIFEST).read_bytes())
+    (part,) = fields.pop("parts")
+    del fields["sha256"]
+    fields["format"] = 1
+    for name, entry in fields["tensors"].items():
+        entry["sha256"] = part["sha256"][name]
+    (copy / layout.MANIFEST).write_bytes(layout.sealed(fields))
+    old, new = checkpoint.load(copy), checkpoint.load(saved)
+    assert (old.step, old.meta, old.digest) == (new.step, new.meta, new.digest) == (123, META, "0" * 64)
+    assert [(n, a.tobytes()) for n, a in old.arrays.items()] == [
+        (n, a.tobytes()) for n, a in new.arrays.items()
+    ]
+    (copy / layout.ARRAYS).write_bytes(
+        (copy / layout.ARRAYS).read_bytes().replace(b"\0\0\x80\xbf", b"\1\0\x80\xbf")
+    )
+    with pytest.raises(CheckpointDamaged, match=r"encoder\.weight"):
+        checkpoint.load(copy)
+
+
 def test_a_damaged_one_is_replaced_when_the_run_reaches_its_step_again(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 10, {"w": np.array(1)}, None)
-    (path / layout.ARRAYS).write_bytes(b"")
+    checkpoint.save(tmp_path, 10, {"w": np.array(1)}, None).write(layout.ARRAYS, [])
     checkpoint.save(tmp_path, 10, {"w": np.array(2)}, None)
     found = checkpoint.latest(tmp_path, refuse)
     assert found is not None
@@ -149,9 +187,9 @@ def test_a_damaged_one_is_replaced_when_the_run_reaches_its_step_again(tmp_path:
 
 def test_another_format_is_told_from_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "FORMAT", 2)
+        patch.setattr(layout, "FORMAT", 3)
         checkpoint.save(tmp_path, 1, {}, None)
-    with pytest.raises(ValueError, match="has format 2, this version reads format 1"):
+    with pytest.raises(ValueError, match="has format 3, this version reads formats 1 and 2"):
         checkpoint.latest(tmp_path, refuse)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import checkpoint
-from runtime.checkpoint import CheckpointDamaged, CheckpointNotSaved, layout, store
+from runtime import checkpoint, store
+from runtime.checkpoint import CheckpointDamaged, CheckpointNotSaved, layout
 
-PRIMITIVES = ["make_directory", "write", "sync_directory", "rename", "remove_tree"]
+PRIMITIVES = ["make_directory", "write_file", "sync_directory", "rename", "remove_file", "remove_tree"]
 
 
 class Killed(BaseException):
@@ -42,7 +42,7 @@ class Faults:
             self.calls += 1
             if self.calls == self._at:
                 self.landed += 1
-                if name == "write":
+                if name == "write_file":
                     whole = b"".join(rest[0])
                     path.write_bytes(whole[: len(whole) // 2])
                 elif name == "remove_tree" and path.exists():
@@ -95,19 +95,21 @@ def same_step(root: Path) -> None:
 
 
 def leftovers(root: Path) -> None:
-    """What the two unluckiest kills leave: a half-made one, and a step that lies there twice."""
+    """What kills leave: parts of other attempts, half a file, checkpoints that were never finished."""
     same_step(root)
-    shutil.copytree(root / "step-0000000040", root / "step-0000000040.old")
-    (root / ".partial-step-0000000040").mkdir()
+    (root / "step-0000000040" / "arrays-1-of-2.0ddba11f.safetensors").write_bytes(b"part")
+    (root / "step-0000000040" / ".partial-manifest.json.0ddba11f").write_bytes(b"{")
+    (root / "step-0000000035").mkdir()
+    (root / "step-0000000035" / layout.ARRAYS).write_bytes(b"arrays")
 
 
-def only_old(root: Path) -> None:
-    """Killed between the two renames."""
+def unfinished(root: Path) -> None:
+    """Killed before the manifest was written."""
     same_step(root)
-    (root / "step-0000000040").rename(root / "step-0000000040.old")
+    (root / "step-0000000040" / layout.MANIFEST).unlink()
 
 
-SCENES = [nothing, some, same_step, leftovers, only_old]
+SCENES = [nothing, some, same_step, leftovers, unfinished]
 
 
 @pytest.fixture(autouse=True)
@@ -138,13 +140,16 @@ def faulty_saves(scene: Callable[[Path], None], tmp_path: Path, **kind: Any) -> 
 def check_the_next_save(root: Path) -> None:
     save(root, 50, 50.0)
     assert value_of_latest(root) == 50.0
-    assert sorted(root.iterdir()) == sorted(checkpoint.available(root))  # nothing half-made is left
-    steps = [layout.step_of(path) for path in checkpoint.available(root)]
-    assert len(set(steps)) == len(steps) <= 2
+    kept = checkpoint.available(root)
+    assert sorted(root.iterdir()) == sorted(
+        saved.local for saved in kept if saved.local
+    )  # nothing half-made is left
+    assert len(kept) <= 2
+    assert {path.name for path in (root / "step-0000000050").iterdir()} == {layout.ARRAYS, layout.MANIFEST}
 
 
 @pytest.mark.parametrize(
-    ("scene", "least"), [(nothing, 6), (some, 9), (same_step, 9), (leftovers, 12), (only_old, 9)]
+    ("scene", "least"), [(nothing, 9), (some, 12), (same_step, 9), (leftovers, 9), (unfinished, 8)]
 )
 def test_a_kill_at_any_primitive_leaves_the_old_or_the_new(
     tmp_path: Path, scene: Callable[[Path], None], least: int
@@ -232,25 +237,43 @@ def test_nothing_gets_its_name_before_it_is_on_the_medium(
     """A power cut keeps what was synced, and of the rest what it likes."""
     root = tmp_path / "run" / "checkpoints"
     scene(root)
-    log: list[int | str] = []  # the inodes synced and the names given, in order
-    rename = os.rename
+    log: list[int | str] = []  # the inodes synced and the names given and taken, in order
+    rename, unlink = os.rename, os.unlink
 
     def logged_rename(source: Path, target: Path) -> None:
-        if source.name.startswith(layout.PARTIAL):
-            parts = [source / layout.ARRAYS, source / layout.MANIFEST, source]
-            inodes = [part.stat().st_ino for part in parts]
-            assert [entry for entry in log if entry in inodes] == inodes
+        assert log[-1] == source.stat().st_ino
         rename(source, target)
         log.append(target.name)
 
+    def logged_unlink(path: Any, **rest: Any) -> None:
+        unlink(path, **rest)
+        log.append(f"no {Path(path).name}")
+
     monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
     monkeypatch.setattr(os, "rename", logged_rename)
+    monkeypatch.setattr(os, "unlink", logged_unlink)
     save(root, 40, 40.0)
-    names = [position for position, entry in enumerate(log) if isinstance(entry, str)]
-    assert layout.directory_name(40) in log
-    assert all(log[position + 1] == root.stat().st_ino for position in names)
-    if scene is nothing:  # the directories above are new, too
-        assert [tmp_path.stat().st_ino, root.parent.stat().st_ino] == log[1::-1]
+    directory = root / layout.directory_name(40)
+    given = [
+        place for place, entry in enumerate(log) if isinstance(entry, str) and not entry.startswith("no ")
+    ]
+    assert [log[place] for place in given] == [
+        path.name for path in (arrays_of(directory), directory / layout.MANIFEST)
+    ]
+    assert all(log[place + 1] == directory.stat().st_ino for place in given)
+    if scene is not same_step:  # the directory is new, and those above it
+        new = [root] if scene is some else [root, root.parent, tmp_path]
+        assert log[: len(new)] == [path.stat().st_ino for path in new]
+    if (
+        scene is some
+    ):  # a checkpoint that is removed is none before any of it is gone, whatever a power cut keeps
+        gone = log.index(f"no {layout.MANIFEST}")
+        assert isinstance(log[gone + 1], int) and log.index(f"no {layout.ARRAYS}") > gone + 1
+
+
+def arrays_of(directory: Path) -> Path:
+    (arrays,) = (path for path in directory.iterdir() if path.name != layout.MANIFEST)
+    return arrays
 
 
 def test_on_macos_the_drive_is_asked_to_write_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,21 +282,21 @@ def test_on_macos_the_drive_is_asked_to_write_too(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
     monkeypatch.setattr(fcntl, "fcntl", lambda descriptor, command: asked.append(command))
     monkeypatch.setattr(os, "fsync", synced.append)
-    store.write(tmp_path / "a", [b"a"])
+    store.write_file(tmp_path / "a", [b"a"])
     assert (asked, len(synced)) == ([51], 0)
 
     def refuse(descriptor: int, command: int) -> None:
         raise OSError(errno.ENOTSUP, "not on this file system")
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    store.write(tmp_path / "b", [b"b"])
+    store.write_file(tmp_path / "b", [b"b"])
     assert len(synced) == 1
 
 
 SAVER = """
 import sys, itertools
 import numpy as np
-from runtime import checkpoint
+from runtime import checkpoint, store
 for step in itertools.count(1):
     for again in range(2):
         value = step + again / 2

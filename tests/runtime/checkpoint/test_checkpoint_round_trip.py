@@ -13,8 +13,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import checkpoint
-from runtime.checkpoint import CheckpointDamaged, layout, store
+from runtime import checkpoint, store
+from runtime.checkpoint import CheckpointDamaged, layout
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", ">f4", ">i8"]
 
@@ -66,11 +66,11 @@ def test_everything_comes_back_bit_for_bit(
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory) / "run" / "checkpoints"
-        path = checkpoint.save(root, step, state, meta, digest=digest)
-        assert checkpoint.available(root) == [path]
-        found = checkpoint.load(path)
-        others = safetensors.numpy.load_file(path / layout.ARRAYS)
-    assert (found.step, found.meta, found.digest, found.path) == (step, meta, digest, path)
+        saved = checkpoint.save(root, step, state, meta, digest=digest)
+        assert checkpoint.available(root) == [saved]
+        found = checkpoint.load(saved)
+        others = safetensors.numpy.load(saved.read(layout.ARRAYS))
+    assert (found.step, found.meta, found.digest, found.store) == (step, meta, digest, saved)
     assert repr(found.meta) == repr(meta)  # 1 is not 1.0, nor 0.0 -0.0
     assert found.arrays.keys() == others.keys() == state.keys()
     for name, array in state.items():
@@ -99,8 +99,9 @@ def test_the_newest_is_by_step_not_by_time(tmp_path: Path) -> None:
 
 def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     for value in (1.0, 2.0, 3.0):
-        path = checkpoint.save(tmp_path, 7, {"w": np.array(value)}, {"value": value})
-        found = checkpoint.load(path)
+        saved = checkpoint.save(tmp_path, 7, {"w": np.array(value)}, {"value": value})
+        found = checkpoint.load(saved)
+        assert len(saved.names()) == 2
         assert found.arrays["w"].tolist() == found.meta["value"] == value
         assert [file.name for file in tmp_path.iterdir()] == ["step-0000000007"]
 
@@ -133,14 +134,14 @@ def test_later_steps_stay_and_do_not_push_out_the_one_just_saved(tmp_path: Path,
 def test_an_array_in_file_order_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays: dict[str, Any] = {"w": np.ones((50, 3)), "b": np.zeros(4, np.float32)}
     written: list[memoryview] = []
-    write = store.write
+    write = store.write_file
 
     def spy(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         kept = list(chunks)
         written.extend(chunk for chunk in kept if isinstance(chunk, memoryview))
         write(path, kept)
 
-    monkeypatch.setattr(store, "write", spy)
+    monkeypatch.setattr(store, "write_file", spy)
     checkpoint.save(tmp_path, 1, arrays, None)
     assert len(written) == 2
     assert all(
@@ -151,7 +152,7 @@ def test_an_array_in_file_order_is_not_copied(tmp_path: Path, monkeypatch: pytes
 
 def test_tensors_are_aligned_in_the_file(tmp_path: Path) -> None:
     arrays = {"a": np.ones(3, bool), "b": np.ones(5, "f2"), "c": np.ones(1), "d": np.ones(1, "f4")}
-    data = (checkpoint.save(tmp_path, 1, arrays, None) / layout.ARRAYS).read_bytes()
+    data = checkpoint.save(tmp_path, 1, arrays, None).read(layout.ARRAYS)
     size = int.from_bytes(data[:8], "little")
     for name, entry in json.loads(data[8 : 8 + size]).items():
         assert (8 + size + entry["data_offsets"][0]) % arrays[name].itemsize == 0
