@@ -94,8 +94,12 @@ class Tee:
 class Lines(Sink, Protocol):
     """A sink that keeps one JSON object per event, in a file or in a store (`runtime.stored_events`)."""
 
-    def truncate_after(self, step: int) -> None:
-        """Remove every event of a larger step: a resumed run writes those again."""
+    def go_on_from(self, step: int, recent: Sequence[Event]) -> None:
+        """Begin to write where others stopped: the events of larger steps are removed, those steps are done again.
+
+        Args:
+            recent: all that happened of late, up to this step; what of it is not kept yet is added.
+        """
 
     def flush(self) -> None:
         """Return when every event taken so far is kept.
@@ -157,6 +161,16 @@ class JsonLines:
             self._refused = True
         else:
             self._refused = False
+
+    def go_on_from(self, step: int, recent: Sequence[Event]) -> None:
+        """Remove every event of a larger step, and write the recent ones of this step anew.
+
+        Whoever wrote before may have been lost between two lines of it; those of the steps before are in the file.
+        """
+        recent = [event for event in recent if event.step == step]
+        self.truncate_after(step - 1 if recent else step)
+        for event in recent:
+            self.emit(event)
 
     def truncate_after(self, step: int) -> None:
         """Remove every event of a larger step: a resumed run writes those again.

@@ -207,9 +207,9 @@ class StoreLock:
             self._store.remove(_name(number))
             return False
         self._renewed = began
-        for former in numbers[:-1]:
+        for past in numbers[:-1]:
             with suppress(OSError):
-                self._store.remove(_name(former))
+                self._store.remove(_name(past))
         return True
 
     def _write(self, claim: Claim) -> None:

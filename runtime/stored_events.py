@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .events import Event, events_in, line_of
 from .store import Store
@@ -95,6 +95,26 @@ class StoredLines:
                 else:
                     self._store.remove(name)
 
+    def go_on_from(self, step: int, recent: Sequence[Event]) -> None:
+        """Remove every event of a larger step, and write the recent ones from the last that is kept on.
+
+        Whoever wrote before may have been lost before its newest lines came into the store.
+        """
+        self.truncate_after(step)
+        kept = self._last_step()
+        if any(event.step == kept for event in recent):  # only some of its lines may be there
+            self.truncate_after(kept - 1)
+        for event in recent:
+            if kept <= event.step <= step:
+                self.emit(event)
+
+    def _last_step(self) -> int:
+        """The step of the last line that is kept; -1 if there is none."""
+        for number in reversed(_numbers(self._store)):
+            *_, last = _events_of(self._store, number)
+            return last.step
+        return -1
+
     def close(self) -> None:
         """Write what is left; what the store still refuses is lost, and said."""
         self._ended.set()
@@ -118,7 +138,7 @@ class StoredLines:
                 self._refused = False
 
 
-def stored_events(store: Store) -> Iterator[Event]:
+def read_stored_events(store: Store) -> Iterator[Event]:
     """The events that `StoredLines` wrote, one by one; none if there are none.
 
     Raises:
@@ -126,8 +146,12 @@ def stored_events(store: Store) -> Iterator[Event]:
         ValueError: a line that is not an event; it is named.
     """
     for number in _numbers(store):
-        name = _name(number)
-        yield from events_in(store.read(name).splitlines(keepends=True), f"{store.url}/{name}")
+        yield from _events_of(store, number)
+
+
+def _events_of(store: Store, number: int) -> Iterator[Event]:
+    name = _name(number)
+    return events_in(store.read(name).splitlines(keepends=True), f"{store.url}/{name}")
 
 
 def _up_to(step: int, lines: list[bytes], name: str) -> list[bytes]:

@@ -188,7 +188,7 @@ class Rows(Source):
             "kind": "rows",
             "length": self._length,
             "fields": {
-                str(name or "data"): {"shape": list(field.shape), "dtype": str(field.dtype)}
+                "data" if name == "" else str(name): {"shape": list(field.shape), "dtype": str(field.dtype)}
                 for name, field in self._fields.items()
             },
             "files": [found.describe() for found in self._files],

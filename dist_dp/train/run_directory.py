@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtime import checkpoint
+from runtime import checkpoint, stored_events
 from runtime.checkpoint import Checkpoint, CheckpointDamaged
 from runtime.events import Event, JsonLines, Lines, read_events
 from runtime.fingerprint import differences, fingerprint
@@ -34,7 +34,6 @@ from runtime.launch import launch_id
 from runtime.run_lock import RunInUse, run_lock
 from runtime.store import Store, store_at
 from runtime.store_lock import GuardedStore, StoreLock, holder
-from runtime.stored_events import StoredLines, stored_events
 
 from .._version import __version__
 from ..data import Source
@@ -130,9 +129,18 @@ class RunDirectory:
 
     # --- what happened ----------------------------------------------------------------------------------------------
 
+    @property
+    def seconds_to_keep(self) -> float:
+        """How long every worker remembers what was reported: the lines of a writer that is lost are not all kept."""
+        return 0.0 if self.local is not None else 4 * stored_events.EVERY
+
     def lines(self) -> Lines:
         """A sink that keeps events here. The run must be held."""
-        return StoredLines(self.store) if self.local is None else JsonLines(self.local / "metrics.jsonl")
+        return (
+            stored_events.StoredLines(self.store)
+            if self.local is None
+            else JsonLines(self.local / "metrics.jsonl")
+        )
 
     def events(self) -> Iterator[Event]:
         """The events kept here, none in a fresh directory.
@@ -141,7 +149,7 @@ class RunDirectory:
             ValueError: a line is not an event; it is named.
         """
         if self.local is None:
-            yield from stored_events(self.store)
+            yield from stored_events.read_stored_events(self.store)
         elif (file := self.local / "metrics.jsonl").exists():
             yield from read_events(file)
 
@@ -184,8 +192,8 @@ class RunDirectory:
     # --- its states -------------------------------------------------------------------------------------------------
 
     @property
-    def checkpoints(self) -> Store | Path:
-        return self.store.below("checkpoints") if self.local is None else self.local / "checkpoints"
+    def checkpoints(self) -> Store:
+        return self.store.below("checkpoints")
 
     def newest(self, on_damaged: Any) -> Checkpoint | None:
         """The newest checkpoint that verifies; each damaged one is reported by name and passed over."""
