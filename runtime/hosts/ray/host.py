@@ -255,8 +255,7 @@ class RayHost:
             resources=resources,
             max_restarts=0,
             scheduling_strategy=self._rooms.strategy(worker),
-            runtime_env={"env_vars": self._environment},
-        ).remote(self._coordinator, worker, self._life, self._most, self._directory)
+        ).remote(self._environment, self._directory, self._coordinator, worker, self._life, self._most)
         it = _Worker(worker, self._life, handle, node)
         self._workers[worker] = it
         self._logs.started(worker)
