@@ -10,6 +10,7 @@ checkpoint in it. (`dist-dp run --ray` keeps the survivors instead.)
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -18,22 +19,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.train import Checkpoint
 from ray.train.backend import Backend, BackendConfig
 
 # Not `ray.train.data_parallel_trainer`: that is the class of Ray Train v1, which refuses the configurations of v2.
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from runtime.checkpoint import available, layout, load
 from runtime.events import Sink
 from runtime.group import Group, GroupBroken
 from runtime.hosts.ray.metrics import RayMetrics
 from runtime.launch import LAUNCH, launch_id
 from runtime.member import Formation, Lost, Member, Position, agree, become, current
+from runtime.store import store_at
 from runtime.transports.rendezvous import join
 from runtime.transports.tcp import Address, Listener
 
-from ..train.directions import NOWHERE, STORAGE
+from ..train.directions import NOWHERE, STORAGE, directed
+from ..train.run_directory import MANIFEST, RunDirectory
+from ..train.session import group as dp_group
 
-__all__ = ["DataParallelTrainer", "DistDPConfig", "TrainMember"]
+__all__ = ["DataParallelTrainer", "DistDPConfig", "TrainMember", "checkpoint_of", "resume_from"]
 
 
 @dataclass
@@ -124,6 +130,48 @@ class TrainMember(Member):
         if len(agreement.members) < self.workers:
             raise Lost("the workers stand in different sessions of the program")
         return Formation(self.group, agreement.position, agreement.donor, agreement.newcomers)
+
+
+def checkpoint_of(run: str | os.PathLike[str]) -> Checkpoint | None:
+    """The newest checkpoint of a run, where it lies, to be reported by one of the workers; None if there is none.
+
+    >>> ray.train.report(metrics, checkpoint=checkpoint_of("digits"))  # doctest: +SKIP
+    """
+    found = available(_directory(run).checkpoints)
+    if not found:
+        return None
+    local = found[0].local
+    return Checkpoint(found[0].url) if local is None else Checkpoint.from_directory(local)
+
+
+def resume_from(checkpoint: Checkpoint, run: str | os.PathLike[str]) -> None:
+    """Let a run go on from a checkpoint, unless it has one of its own: copy it, verified, into the run directory.
+
+    All workers call it, before `fit` or `steps` with the same `run=`; one of them copies.
+
+    Args:
+        checkpoint: a step's directory of any run, wherever it was copied to.
+
+    Raises:
+        CheckpointDamaged: it does not hold what was written.
+        RunInUse: another process trains in `run`.
+    """
+    group, directory = dp_group(), _directory(run)
+    if group.rank == 0 and not available(directory.checkpoints):
+        with checkpoint.as_directory() as path:
+            found, source = load(path), store_at(path)
+            directory.create()
+            with directory.held(takeover=True):
+                target = directory.store.below("checkpoints").below(layout.directory_name(found.step))
+                directory.store.write(MANIFEST, [json.dumps(found.meta["run"]).encode()])
+                # The manifest of the checkpoint comes last: it makes it one.
+                for name in sorted(source.names(), key=lambda name: name == layout.MANIFEST):
+                    target.write(name, [source.read(name)])
+    group.barrier()
+
+
+def _directory(run: str | os.PathLike[str]) -> RunDirectory:
+    return RunDirectory(directed({"run": run})["run"] or run)
 
 
 _listener: Listener | None = None

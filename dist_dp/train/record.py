@@ -7,6 +7,7 @@ silent.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,6 +35,7 @@ class Record:
 
     Attributes:
         writing: whether this worker writes.
+        manifest: what the run is, as plain JSON, if this worker has written to the directory.
         recent: what the newest step was reported as, and those before whose lines a lost writer may not have kept yet;
             known also where it is not written.
     """
@@ -51,6 +53,7 @@ class Record:
         self._check: Callable[[], None] = _held
         self._open = ExitStack()
         self.writing = False
+        self.manifest: dict[str, Any] = {}
         self.recent: list[Event] = []
 
     def open(self, manifest: dict[str, Any], takeover: bool = False) -> None:
@@ -70,6 +73,7 @@ class Record:
             self.directory.create()
             self._check = self._open.enter_context(self.directory.held(takeover))
             self.directory.agree(manifest)
+            self.manifest = json.loads(json.dumps(manifest))
             self._log = self.directory.lines()
             own.append(self._log)
         if self._progress is not None:

@@ -75,7 +75,7 @@ class Saving:
         """What the worker of rank 0 says in the exchange that leads to `step`: how that is to be saved, if it is."""
         if not self._record.writing or self._directory is None:
             return ""
-        if step < self._total_steps:
+        if step < self._total_steps:  # the last step is always saved
             if self._every is not None:
                 due = self._every > 0 and step % self._every == 0
             else:
@@ -83,8 +83,6 @@ class Saving:
                 due = waited > _SECONDS_BETWEEN_CHECKPOINTS or (epoch_ends and waited > 1.0)
             if not due or self._one_is_written(step):
                 return ""
-        elif self._saver.busy:  # the last step is saved when that is written (`last`)
-            return ""
         return secrets.token_hex(4) if self._shared else _ALONE
 
     def _one_is_written(self, step: int) -> bool:
@@ -115,6 +113,8 @@ class Saving:
             settled: the workers are those among whom it was said.
         """
         self._report()
+        if step == self._total_steps and self._saver.busy:
+            return  # then it is begun when that is written (`last`)
         order, self.order = self.order, ""
         if order and settled and order != _ALONE:
             if not self._saver.busy:  # else our part does not come, and this one is given up
@@ -140,6 +140,9 @@ class Saving:
         """
         with _interrupted_later():
             self._drain(group)
+            if whole and group is not None:
+                self.step_done(step, metrics, settled=True)
+                self._drain(group)
             if whole and self._record.writing and self._directory is not None and self._saved != step > 0:
                 self._begin(step, metrics, None)
                 self._drain()
@@ -149,7 +152,8 @@ class Saving:
         directory = self._directory
         faults.here("checkpoint", step)
         arrays, optimizer = self._state.saved()
-        meta = {"optimizer": optimizer, "metrics": {n: repr(v) for n, v in metrics.items()}}  # NaN is no JSON
+        written = {name: repr(value) for name, value in metrics.items()}  # NaN is no JSON
+        meta = {"run": self._record.manifest, "optimizer": optimizer, "metrics": written}
         with _interrupted_later():
             self._saver.save(
                 directory.checkpoints,
