@@ -269,8 +269,8 @@ class RemoteStore(Store):
         """The path of a name; whatever the client library raises meanwhile comes out as an OSError."""
         try:
             yield self._path(name)
-        except OSError:
-            raise
+        except (FileNotFoundError, FileExistsError, PermissionError) as error:
+            raise type(error)(f"{self.url}/{name}: {error}") from error
         except Exception as error:
             raise OSError(f"{self.url}/{name}: {type(error).__name__}: {error}") from error
 
@@ -301,10 +301,9 @@ class RemoteStore(Store):
 
     def create(self, name: str, data: bytes) -> None:
         with self._named(name) as path:
-            if self._system.exists(
-                path
-            ):  # some servers take a conditional write and do not look at the condition
-                raise FileExistsError(f"{self.url}/{name} is there already")
+            # Some servers take a conditional write and do not look at the condition.
+            if self._system.exists(path):
+                raise FileExistsError("it is there already")
             self._system.pipe_file(path, data, mode="create")
 
     def names(self, directory: str = "") -> list[str]:

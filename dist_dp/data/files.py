@@ -294,8 +294,10 @@ class _Found:
             DataError: it cannot be read, or has another size than when the files were listed.
         """
         stop = self.sizes[index] if stop is None else stop
+        if start == stop:  # HTTP has no range of no bytes
+            return b""
         try:
-            content = bytes(self._fs.cat_file(self._paths[index], start, stop))
+            content = bytes(self._fs.cat_file(self._paths[index], start=start, end=stop))
         except Exception as error:
             raise DataError(f"{self.place(index)} cannot be read: {type(error).__name__}: {error}") from error
         if len(content) != stop - start:
