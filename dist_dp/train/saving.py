@@ -173,8 +173,7 @@ class Saving:
         for outcome in self._saver.finished():
             if isinstance(outcome.error, (CheckpointNotSaved, OSError)):
                 self._record.warn(
-                    f"step {outcome.step} was not saved ({outcome.error}); training goes on, the last good checkpoint "
-                    "is kept",
+                    f"step {outcome.step}: {outcome.error}; training goes on, the last good checkpoint is kept",
                     outcome.step,
                 )
             elif outcome.error is not None:
