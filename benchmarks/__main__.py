@@ -1,4 +1,5 @@
-"""Side by side with peers: `python -m benchmarks [engine | all_reduce | workers] [OPTIONS]`; engine, if none is named.
+"""Side by side with peers, and at scale: `python -m benchmarks [engine | all_reduce | workers | scale] [OPTIONS]`;
+engine, if none is named.
 
 `python -m benchmarks NAME --help` says what each measures and needs.
 """
@@ -13,7 +14,7 @@ from importlib import import_module
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-NAMES = ("engine", "all_reduce", "workers")
+NAMES = ("engine", "all_reduce", "workers", "scale")
 
 
 def main(argv: list[str]) -> None:
