@@ -14,7 +14,7 @@ from importlib import import_module
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-NAMES = ("engine", "all_reduce", "workers", "scale")
+NAMES = ("engine", "all_reduce", "workers", "scale", "ray_recovery")
 
 
 def main(argv: list[str]) -> None:

@@ -52,13 +52,17 @@ def lines(starts: int, kills: int) -> Iterator[str]:
         "\n|---|---|---|---|---|---|---|---|"
     )
     for workers in (2, 4):
-        found = recoveries(workers, kills)
-        survivors, replacement, again = zip(*found, strict=True)
-        yield (
-            f"| {workers} | {len(found)} | {statistics.median(survivors) * 1e3:.0f} | {max(survivors) * 1e3:.0f} |"
-            f" {statistics.median(replacement):.2f} | {max(replacement):.2f} |"
-            f" {statistics.mean(again):.2f} | {max(again)} |"
-        )
+        yield row(workers, recoveries(workers, kills))
+
+
+def row(workers: int, found: Sequence[Recovery]) -> str:
+    """Of the table above: what these recoveries took."""
+    survivors, replacement, again = zip(*found, strict=True)
+    return (
+        f"| {workers} | {len(found)} | {statistics.median(survivors) * 1e3:.0f} | {max(survivors) * 1e3:.0f} |"
+        f" {statistics.median(replacement):.2f} | {max(replacement):.2f} |"
+        f" {statistics.mean(again):.2f} | {max(again)} |"
+    )
 
 
 def start(workers: int) -> float:
@@ -70,13 +74,13 @@ def start(workers: int) -> float:
         return next(e.time for e in _events(run) if e.kind == "step") - begin
 
 
-def recoveries(workers: int, kills: int) -> list[Recovery]:
-    """Kill one worker after another, each when the one before has come back."""
+def recoveries(workers: int, kills: int, *options: str) -> list[Recovery]:
+    """Kill one worker after another, each when the one before has come back; `options` are those of `dist-dp run`."""
     draw = random.Random(0)
     killed: list[float] = []
     pids: set[int] = set()
     with tempfile.TemporaryDirectory() as run:
-        with _program(workers, run, _ENDLESS) as process:
+        with _program(workers, run, _ENDLESS, *options) as process:
             for number in range(kills):
                 victim = _working(run, process, number % workers, pids)
                 time.sleep(draw.uniform(0.5, 1.0))
@@ -107,10 +111,11 @@ def _recovery(
 
 
 @contextlib.contextmanager
-def _program(workers: int, run: str, steps: int) -> Iterator[subprocess.Popen[bytes]]:
+def _program(workers: int, run: str, steps: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """The program, running; it is waited for at the end, or killed if something went wrong."""
     program = Path(__file__).parent / "losses_program.py"
-    command = [sys.executable, "-m", "dist_dp.cli", "run", "-n", f"{workers}", str(program), run, f"{steps}"]
+    start = [sys.executable, "-m", "dist_dp.cli", "run", "-n", f"{workers}", *options]
+    command = [*start, str(program), run, f"{steps}"]
     process = subprocess.Popen(command, env=program_environment(), stderr=subprocess.DEVNULL)
     try:
         yield process

@@ -1,20 +1,72 @@
-"""How long until training goes on after a worker was killed: Ray Train v2 with its default recovery.
+"""After a worker on Ray was killed, ours beside Ray Train v2: `python -m benchmarks ray_recovery`.
 
-One of two workers ends itself with SIGKILL in the middle of a run; what is measured is the time from then until the
-loop does its next step, with everything that Ray Train does by default: it notices, ends the other worker, starts both
-again and calls the loop from its beginning, which goes on from the newest checkpoint.
+Of Ray Train: one of two workers ends itself with SIGKILL in the middle of a run; what is measured is the time from then
+until the loop does its next step, with everything that Ray Train does by default: it notices, ends the other worker,
+starts both again and calls the loop from its beginning, which goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import secrets
 import signal
+import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import losses
+from .turns import ROOT
+
+OUTPUT = ROOT / "docs" / "benchmarks" / "ray_recovery.md"
 STEP_SECONDS = 0.05
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ray_recovery", description=__doc__)
+    parser.add_argument("--kills", type=int, default=8, help="of ours, for each number of workers")
+    parser.add_argument("--runs", type=int, default=3, help="of Ray Train, for each setting")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    args = parser.parse_args(argv)
+    text = []
+    for line in lines(args.kills, args.runs):
+        print(line, flush=True)
+        text.append(line)
+    args.output.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def lines(kills: int, runs: int) -> Iterator[str]:
+    # Before Ray is loaded: a token of this process, and nothing of the user's.
+    os.environ.update(
+        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0"
+    )
+    import ray
+
+    yield "# A worker on Ray is killed\n"
+    yield f"Made by `python -m benchmarks ray_recovery`, with Ray {ray.__version__} on {os.cpu_count()} processors.\n"
+    yield "## dist_dp\n"
+    yield "`dist-dp run --ray` of the program in `benchmarks/losses_program.py`; one worker after the other gets SIGKILL"
+    yield "at a random moment. *survivors*: until the workers that are left have finished a step among themselves;"
+    yield "*replacement*: until all workers, the new one among them, have finished one; *again*: steps of which some"
+    yield "shard was begun twice.\n"
+    yield "| workers | kills | survivors ms | worst | replacement s | worst | steps again per kill | most |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for workers in (2, 4):
+        yield losses.row(workers, losses.recoveries(workers, kills, "--ray", "--cpus-per-worker", "0.5"))
+    yield "\n## Ray Train v2\n"
+    yield "The same kind of program in its `DataParallelTrainer` with two workers and a checkpoint every 5 steps: from"
+    yield "the kill until the loop does a step again. All workers are ended and started again, and go on from the"
+    yield "checkpoint.\n"
+    yield "| looks at its workers | runs | median s | worst |\n|---|---|---|---|"
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    for look_every in (None, 0.2):
+        seconds = [ray_train_recovery(look_every) for _ in range(runs)]
+        every = "every 2 s (default)" if look_every is None else f"every {look_every} s"
+        yield f"| {every} | {runs} | {statistics.median(seconds):.1f} | {max(seconds):.1f} |"
+    ray.shutdown()
 
 
 def ray_train_recovery(look_every: float | None = None) -> float:
