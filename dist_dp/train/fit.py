@@ -71,7 +71,8 @@ def steps(
         shards: logical shards per step (at most one worker each); 1 by default, or what the run was begun with.
         max_steps: end after this many steps, if that is before the end of the last epoch.
         seed: of the order of examples and of everything random in the shards.
-        run: the run directory. With it, checkpoints are written and a run that was interrupted goes on where it was.
+        run: the run directory, a path or a URL (`s3://...`, docs/storage.md). With it, checkpoints are written and a
+            run that was interrupted goes on where it was.
         collate: makes a batch of a list of examples, for data that does not stack (trees, ragged sequences).
         shuffle: draw a new order of the examples in every epoch.
         drop_last: leave out the last batch of an epoch where it is short.
