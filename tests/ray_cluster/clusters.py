@@ -2,15 +2,15 @@
 
 Whatever runs, uses the token of this test run (tests/conftest.py), stays on the loopback device, keeps its files in a
 directory of its own, can import what tests can, and is gone afterwards. Nothing here reads or writes what belongs to
-the user (`~/.ray`), and nothing ends a process that it did not start: a variable in the environment marks those that it
-did.
+the user (`~/.ray`), and nothing ends a process that it did not start: those of a node are known by the files that they
+have open in its directory, where each writes its log.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -21,8 +21,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ QUICK_HEALTH_CHECKS = {
     "health_check_failure_threshold": 2,
 }
 
-_MARK = "DIST_DP_TEST_NODE"
 _IP = "127.0.0.2"  # of all nodes; for 127.0.0.1 Ray takes the address by which the machine is reached from elsewhere
 _PATH = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))
 _STORE = 100 << 20  # bytes of the object store of a node
@@ -46,9 +45,9 @@ _PATIENCE = 60.0  # seconds that anything may take to start or to end
 @contextmanager
 def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
     """Ray in this process: `ray.init(num_cpus=..., **init)` on a new cluster, and its end."""
-    with _marked() as (mark, directory):
+    with _directory() as directory:
         before = os.environ.get("PYTHONPATH")
-        os.environ |= _inherited(mark)
+        os.environ["PYTHONPATH"] = _python_path()
         try:
             ray.init(
                 "local",
@@ -65,41 +64,38 @@ def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
             finally:
                 ray.shutdown()
         finally:
-            del os.environ[_MARK], os.environ["PYTHONPATH"]
+            del os.environ["PYTHONPATH"]
             if before is not None:
                 os.environ["PYTHONPATH"] = before
 
 
-def _inherited(mark: str) -> dict[str, str]:
-    """Variables that the processes of a node find."""
-    return {_MARK: mark, "PYTHONPATH": os.pathsep.join(filter(None, [_PATH, os.environ.get("PYTHONPATH")]))}
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, [_PATH, os.environ.get("PYTHONPATH")]))
 
 
 @contextmanager
-def _marked() -> Iterator[tuple[str, str]]:
-    """A mark for processes and a short directory for their files; at the end both have to be gone."""
-    mark = secrets.token_hex(8)
+def _directory() -> Iterator[str]:
+    """A short directory for the files of a node; at the end its processes have to be gone."""
     directory = tempfile.mkdtemp(
         prefix="dp-ray-", dir="/tmp"
     )  # names of sockets in it are limited to 107 characters
     try:
-        yield mark, directory
+        yield directory
     finally:
-        left = _wait_until(lambda: not pids(mark), 10.0, must=False)
-        for pid in pids(mark):
+        ended = _wait_until(lambda: not pids(directory), 10.0, must=False)
+        for pid in pids(directory):
             _kill(pid)
-        _wait_until(lambda: not pids(mark), 10.0)
+        _wait_until(lambda: not pids(directory), 10.0)
         shutil.rmtree(directory)
-        assert left, "processes of the cluster outlived it; they are killed now"
+        assert ended, "processes of the cluster outlived it; they are killed now"
 
 
 @dataclass
 class Node:
-    """A node: its `ray start --block` process, and the mark that all its processes carry."""
+    """A node: its `ray start --block` process, and where its files are."""
 
     process: subprocess.Popen[bytes]
     directory: Path
-    mark: str = field(repr=False)
 
     @property
     def output(self) -> str:
@@ -107,7 +103,7 @@ class Node:
 
     def pids(self) -> list[int]:
         """The processes of the node that are there, its workers included."""
-        return pids(self.mark)
+        return pids(str(self.directory))
 
 
 class Nodes:
@@ -200,9 +196,9 @@ class Nodes:
             raise errors[0]
 
     def _start(self, arguments: list[str], num_cpus: int, resources: dict[str, float] | None) -> Node:
-        marked = _marked()
-        mark, directory = marked.__enter__()
-        self._open.append(marked)
+        place = _directory()
+        directory = place.__enter__()
+        self._open.append(place)
         with open(f"{directory}/output", "wb") as output:
             process = subprocess.Popen(
                 [
@@ -217,9 +213,10 @@ class Nodes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | _inherited(mark),
+                env=os.environ | {"PYTHONPATH": _python_path()},
+                preexec_fn=_end_with_parent,
             )
-        node = Node(process, Path(directory), mark)
+        node = Node(process, Path(directory))
         self.nodes.append(node)
         self._wait(node, lambda: "Ray runtime started" in node.output)
         return node
@@ -241,17 +238,27 @@ def free_port() -> int:
             return port
 
 
-def pids(mark: str) -> list[int]:
-    """The processes that carry a mark in their environment, and have not ended."""
-    sought, found = f"{_MARK}={mark}".encode(), []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                if sought in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:  # gone meanwhile, or not ours
-                continue
-    return found
+def pids(directory: str) -> list[int]:
+    """The processes, but for this one, that have a file open in a directory."""
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal() and int(entry.name) != os.getpid() and _uses(entry, f"{directory}/")
+    ]
+
+
+def _uses(process: Path, place: str) -> bool:
+    with suppress(OSError):  # gone meanwhile, or not ours
+        for opened in (process / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(opened).startswith(place):
+                    return True
+    return False
+
+
+def _end_with_parent() -> None:
+    """In the child: if the tests are killed, so is the node."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _kill(pid: int) -> bool:
