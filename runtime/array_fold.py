@@ -20,12 +20,14 @@ Array = NDArray[Any]
 _BLOCK = 1 << 15
 
 
-def fold_arrays(values: Mapping[Span, Array | None], shards: int, out: Array) -> bool:
+def fold_arrays(
+    values: Mapping[Span, Array | None], shards: int, out: Array, operation: np.ufunc = np.add
+) -> bool:
     """Fold equally long 1-D arrays, the partial sums of subtrees, up the tree over `shards` leaves into `out`.
 
     `values` covers `[0, shards)` with nodes of the tree; None stands for a subtree to which nobody contributed, which
     is not the same as zeros (x + 0 turns -0 into +0). Returns whether there was anything to add; if not, `out` is left
-    alone. No array of `values` is written; `out` must not overlap any of them.
+    alone. No array of `values` is written; `out` must not overlap any of them. `operation` takes the place of addition.
 
     Raises:
         ValueError: the spans do not cover the shards, or are no nodes of the tree.
@@ -35,7 +37,7 @@ def fold_arrays(values: Mapping[Span, Array | None], shards: int, out: Array) ->
     (True, array([2., 2.]))
     """
     program = Program(values, shards)
-    program.run(values, out)
+    program.run(values, out, operation)
     return not program.empty
 
 
@@ -63,19 +65,19 @@ class Program:
         # One addition passes over its operands once anyway; several do so block by block.
         self._whole = self.empty or _is_span(tree) or all(map(_is_span, tree))
 
-    def run(self, values: Mapping[Span, Array | None], out: Array) -> None:
+    def run(self, values: Mapping[Span, Array | None], out: Array, operation: np.ufunc = np.add) -> None:
         """Fold arrays of the spans that were given; where there was None, it is not looked at."""
         if self.empty:
             return
         if self._whole:
-            result = _run(self._tree, values, slice(None), out, None, 0)
+            result = _run(self._tree, values, slice(None), out, None, 0, operation)
             if result is not out:
                 np.copyto(out, result)
             return
         scratch = np.empty((self._depth, min(_BLOCK, out.size)), out.dtype)
         for lo in range(0, out.size, _BLOCK):
             piece = slice(lo, lo + _BLOCK)
-            _run(self._tree, values, piece, out[piece], scratch, 0)
+            _run(self._tree, values, piece, out[piece], scratch, 0, operation)
 
 
 def _is_span(tree: _Tree) -> bool:
@@ -97,6 +99,7 @@ def _run(
     out: Array,
     scratch: Array | None,
     used: int,
+    operation: np.ufunc,
 ) -> Array:
     """Compute a tree over a piece of the arrays into `out`; a span is returned as it is, without a copy."""
     if _is_span(tree):
@@ -104,10 +107,11 @@ def _run(
         assert array is not None
         return array[piece]
     left, right = tree
-    a = _run(left, values, piece, out, scratch, used)
+    a = _run(left, values, piece, out, scratch, used, operation)
     if _is_span(right):
-        b = _run(right, values, piece, out, scratch, used)
+        b = _run(right, values, piece, out, scratch, used, operation)
     else:
         assert scratch is not None
-        b = _run(right, values, piece, scratch[used, : out.size], scratch, used + 1)
-    return np.add(a, b, out)
+        b = _run(right, values, piece, scratch[used, : out.size], scratch, used + 1, operation)
+    result: Array = operation(a, b, out=out)
+    return result

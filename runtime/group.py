@@ -63,7 +63,11 @@ class Memory:
         layout: the flat arrays of each buffer.
         buckets: how the arrays are cut for the exchange, in the order in which they are exchanged; the same everywhere.
         buffers: this worker's buffers, each a list of flat arrays of the layout.
+        operation: what joins two partial sums, elementwise: addition, unless every worker sets another before an
+            exchange starts. The order is the tree's all the same.
     """
+
+    operation: np.ufunc = np.add
 
     def __init__(self, layout: Layout, buckets: Sequence[Bucket], buffers: Sequence[Sequence[Array]]) -> None:
         self.layout, self.buckets = layout, tuple(buckets)

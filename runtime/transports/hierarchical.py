@@ -188,6 +188,7 @@ class _Exchange(Exchange):
     def _exchange(self, partials: list[dict[Span, bool]]) -> list[Array]:
         group, memory, inside = self._group, self._memory, self._group._inside
         home = partials[group._hosts.index(group._home)]
+        memory.inside.operation = memory.operation
         held = [span for span, present in home.items() if present]
         if len(group._hosts) == 1:
             return self._inside(held[0])
@@ -196,6 +197,7 @@ class _Exchange(Exchange):
             if memory.between is None or memory.room < room:
                 memory.between = group._between.reserve(memory.layout, room)
                 memory.room = room
+            memory.between.operation = memory.operation
         for index, span in enumerate(held):
             arrays = self._inside(span)
             if memory.between is not None:

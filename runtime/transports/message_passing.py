@@ -559,7 +559,7 @@ class _Exchange(Exchange):
         values: dict[Span, Array | None] = dict(self._absent)
         values |= {s: arrays[array][lo:hi] for s, arrays in self._mine.items() if arrays is not None}
         values |= {span: elements for _, span, elements in self._slots(k)}
-        fold_arrays(values, self._shards, self._memory.totals[array][lo:hi])
+        fold_arrays(values, self._shards, self._memory.totals[array][lo:hi], self._memory.operation)
 
     def _pass_result(self, k: int) -> None:
         """Send my share of the total to all, and receive theirs."""

@@ -266,7 +266,7 @@ class _ShmExchange(Exchange):
         if buckets > self._folded:
             plan = self._planned()
             for values, out in plan.folds[self._folded : buckets]:
-                plan.program.run(values, out)
+                plan.program.run(values, out, self._memory.operation)
             self._folded = buckets
 
     def _planned(self) -> _Plan:

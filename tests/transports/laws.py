@@ -16,6 +16,7 @@ import pytest
 from transports.case import Array, Case, same
 
 from runtime.array_fold import fold_arrays
+from runtime.fold import Fold
 from runtime.group import Group
 
 
@@ -98,6 +99,20 @@ def memories_side_by_side(group: Group) -> None:
         assert all((array == turn).all() for array in memory.buffers[0])
     for case, memory in zip(cases, memories, strict=True):
         assert same(case.start(group, memory).finish().arrays, case.total())
+
+
+def other_operations(group: Group) -> None:
+    """A memory may say that something else than addition joins the partial sums; the tree stays."""
+    values = [np.random.default_rng(r).standard_normal(3000).astype("<f4") for r in range(group.size)]
+    memory = group.reserve((("<f4", 3000),), 1, bucket_bytes=4096)
+    for operation in (np.multiply, np.maximum, np.minimum, np.add):
+        memory.operation = operation
+        memory.buffers[0][0][:] = values[group.rank]
+        fold: Fold[Array] = Fold(group.size, operation)
+        for value in values:
+            fold.push(value)
+        total = group.start(memory, {(group.rank, group.rank + 1): 0}, group.size).finish()
+        assert same(total.arrays, [fold.root]), operation
 
 
 def all_ask_for_the_same(group: Group) -> None:
@@ -192,6 +207,7 @@ LAWS: tuple[Callable[[Group], None], ...] = (
     more_workers_than_shards,
     long_notes,
     memories_side_by_side,
+    other_operations,
     all_ask_for_the_same,
     collectives,
     messages,
