@@ -66,12 +66,12 @@ class LocalSteps(Steps):
         partials = fold.partials()
         values = {span: self._slots.get(id(part.gradients)) for span, part in partials.items()}
         kind = f"in the round from step {first}" if self._computed > computed else None
-        word = self._saving.order_for(last)
+        word = self._saving.word_for(last)
         folded = self._session.fold(kind, partials, self.batches.shards, self._memory, values, word=word)
         self._pool = list(self._buffers)
         if folded.kind == LEAVING:
             return True
-        self._saving.order = folded.word
+        self._saving.hear(folded.words)
         rate = self.optimizer.rate(self.optimizer.param_groups[0])
         self._committed = False
         faults.here("apply", first)

@@ -204,7 +204,7 @@ class Steps:
                 return True
         else:
             # Before the others are let go: if this worker is lost in it, another one does it.
-            self._save_last(self._session.group)
+            self._save_last(self._session)
             return (yield from self._leave())
         return False
 
@@ -247,12 +247,12 @@ class Steps:
             self._memory,
             values,
             overlap.exchange if overlap else None,
-            self._saving.order_for(step + 1) if self._sharded is None else "",
+            self._saving.word_for(step + 1) if self._sharded is None else "",
         )
         self._pool = list(self._buffers)
         if folded.kind == LEAVING:
             return True
-        self._saving.order = folded.word
+        self._saving.hear(folded.words)
         total = None if folded.arrays is None else self._total(folded.arrays, folded.touched)
         self._commit(folded.sum, total, epoch, time.perf_counter() - started)
         return False
@@ -586,9 +586,9 @@ class Steps:
         """SHA-256 over all parameters and buffers of the model."""
         return self.state.digest()
 
-    def _save_last(self, group: Group | None = None) -> None:
+    def _save_last(self, session: Session | None = None) -> None:
         """Save the newest step, but not one that was interrupted while it was applied."""
-        self._saving.last(self.step, self.metrics, self._committed and self._sharded is None, group)
+        self._saving.last(self.step, self.metrics, self._committed and self._sharded is None, session)
 
     def emit(self, kind: str, **values: Any) -> None:
         """Report something that happened at the present step to every sink, if this worker writes."""

@@ -14,7 +14,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from runtime import faults
@@ -24,6 +24,7 @@ from runtime.member import Formation
 
 from .record import Record
 from .run_directory import damaged_message
+from .session import Session
 from .state import TrainState
 
 # Without checkpoint_every, at most about this much work is lost when everything dies.
@@ -43,8 +44,6 @@ class Saving:
         keep_last, keep_every: which checkpoints stay.
         steps_per_epoch, total_steps: of the run.
 
-    Attributes:
-        order: what was said in the newest exchange: whether, and how, the step that it leads to is saved.
     """
 
     def __init__(
@@ -67,14 +66,22 @@ class Saving:
         self._rank, self._size = 0, 1
         self._shared = False  # all workers see the run directory
         self._skipped = False  # it was said that checkpoints are skipped
-        self.order = ""
+        self._order = ""  # whether, and how, the step that the newest exchange led to is saved
+        self._attempt = ""  # the order that is carried out, or was last
+        self._refusal = (
+            ""  # an order that this worker could not carry out, and why: said in the next exchange
+        )
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
-    def order_for(self, step: int) -> str:
-        """What the worker of rank 0 says in the exchange that leads to `step`: how that is to be saved, if it is."""
+    def word_for(self, step: int) -> str:
+        """What this worker says in the exchange that leads to `step`.
+
+        That of rank 0 says how the step is to be saved, if it is; the others which part of theirs will not come.
+        """
         if not self._record.writing or self._directory is None:
-            return ""
+            refusal, self._refusal = self._refusal, ""
+            return refusal
         if step < self._total_steps:  # the last step is always saved
             if self._every is not None:
                 due = self._every > 0 and step % self._every == 0
@@ -84,6 +91,15 @@ class Saving:
             if not due or self._one_is_written(step):
                 return ""
         return secrets.token_hex(4) if self._shared else _ALONE
+
+    def hear(self, words: Sequence[str]) -> None:
+        """Take note of what all workers said."""
+        self._order = words[0]
+        if self._record.writing:
+            for word in words[1:]:
+                attempt, _, why = word.partition(" ")
+                if word and attempt == self._attempt:
+                    self._saver.give_up(why)
 
     def _one_is_written(self, step: int) -> bool:
         """Whether the checkpoint of `step` has to be left out, because the one before is still being written."""
@@ -115,9 +131,12 @@ class Saving:
         self._report()
         if step == self._total_steps and self._saver.busy:
             return  # then it is begun when that is written (`last`)
-        order, self.order = self.order, ""
+        order, self._order = self._order, ""
         if order and settled and order != _ALONE:
-            if not self._saver.busy:  # else our part does not come, and this one is given up
+            if self._saver.busy:
+                self._refusal = f"{order} it still writes the one before"
+            else:
+                self._attempt = order
                 self._begin(step, metrics, Part(self._rank, self._size, order))
         elif order and self._record.writing:
             self._begin(step, metrics, None)
@@ -129,23 +148,35 @@ class Saving:
         self._drain()
         self._begin(step, metrics, None)
 
-    def last(self, step: int, metrics: Mapping[str, float], whole: bool, group: Group | None = None) -> None:
+    def last(
+        self, step: int, metrics: Mapping[str, float], whole: bool, session: Session | None = None
+    ) -> None:
         """The loop ends: wait until what was begun is written, and have the newest step saved.
 
         A Ctrl-C meanwhile is heard when it is saved.
 
         Args:
             whole: the state here is that after `step` whole steps.
-            group: the others come here too, and their parts can be waited for.
+            session: the others come here too, and their parts can be waited for.
         """
         with _interrupted_later():
-            self._drain(group)
-            if whole and group is not None:
-                self.step_done(step, metrics, settled=True)
-                self._drain(group)
+            self._drain(None if session is None else session.group)
+            if session is not None:
+                self._last_together(step, metrics, session)
             if whole and self._record.writing and self._directory is not None and self._saved != step > 0:
                 self._begin(step, metrics, None)
                 self._drain()
+
+    def _last_together(self, step: int, metrics: Mapping[str, float], session: Session) -> None:
+        """Begin the last step's checkpoint, if one was being written before; wait for all parts of it."""
+        if self._order:
+            self.step_done(step, metrics, settled=True)
+        if self._shared:
+            if not self._record.writing:
+                self._drain()
+            told, self._refusal = session.gather(self._refusal), ""
+            self.hear(["", *told[1:]])
+        self._drain(session.group)
 
     def _begin(self, step: int, metrics: Mapping[str, float], part: Part | None) -> None:
         assert self._directory is not None
@@ -172,6 +203,8 @@ class Saving:
     def _report(self) -> None:
         for outcome in self._saver.finished():
             if isinstance(outcome.error, (CheckpointNotSaved, OSError)):
+                if not self._record.writing:
+                    self._refusal = f"{self._attempt} {outcome.error}"
                 self._record.warn(
                     f"step {outcome.step}: {outcome.error}; training goes on, the last good checkpoint is kept",
                     outcome.step,
@@ -219,8 +252,9 @@ class Saving:
         group, newcomers = formation.group, len(formation.newcomers)
         if group.size - newcomers < self._size:
             self._saver.give_up()  # the parts of those that were lost will not come
-        if self.order:
-            self.order = _ALONE
+        if self._order:
+            self._order = _ALONE
+        self._refusal = ""
         self._rank, self._size = group.rank, group.size
         if self._directory is None or group.size == 1:
             self._shared = False

@@ -37,14 +37,14 @@ class Folded(NamedTuple):
         sum: over all contributions, without its gradients.
         arrays: the gradients' flat arrays in the group's memory, until the next exchange; None if there are none.
         touched: which parameters have a gradient.
-        word: what the worker of rank 0 had to say to all.
+        words: what each worker had to say to all, by rank.
     """
 
     kind: str
     sum: Contribution
     arrays: list[Array] | None
     touched: Any
-    word: str
+    words: list[str]
 
 
 class Session:
@@ -140,7 +140,7 @@ class Session:
             partials: by subtree of this worker's range.
             memory, values: where their gradients lie (`runtime.group.Group.start`); None: there are none.
             begun: the exchange, if it was started already.
-            word: goes to all with the op; that of the worker of rank 0 counts.
+            word: goes to all with the op.
 
         Raises:
             GroupBroken: the generation ended and nothing was agreed on: join again, and compute again.
@@ -172,7 +172,7 @@ class Session:
         self.member.progress(step, "apply")
         told = [decode(text) for text in total.notes] if group.size > 1 else [mine]
         agreed, summed, touched = total_of(told, leaves)
-        return Folded(agreed, summed, total.arrays, touched, told[0][2])
+        return Folded(agreed, summed, total.arrays, touched, [word for *_, word in told])
 
     def _resolve(self, broken: Group) -> Total:
         """The generation ended in the middle of an op: the total, if others are known to have it; else GroupBroken."""

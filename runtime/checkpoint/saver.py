@@ -2,7 +2,7 @@
 
 Several workers that all hold the same state share the work: the worker of rank r of N copies and writes the r-th N-th
 of the bytes (`layout`), and says so in a small file beside its part. The worker of rank 0 looks for these, in its
-thread, and writes the manifest when all parts are there. If one does not come, the checkpoint is given up.
+thread, and writes the manifest when all parts are there. If one does not come, the checkpoint is given up (`give_up`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +65,7 @@ class Saver:
         self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)  # the copy; the same from save to save
         self._idle, self._given_up = threading.Event(), threading.Event()
         self._idle.set()
+        self._why = ""  # it was given up
         self._ended: list[Outcome] = []
 
     @property
@@ -111,7 +111,7 @@ class Saver:
         prefix = digested if rank == 0 else None
         names = [name for name in tensors if prefix is not None and name.startswith(prefix)]
         copies = self._copied(arrays, tensors, held, names)
-        work = _Work(store_of(root), step, meta, tensors, part, keep_last, keep_every, self._given_up)
+        work = _Work(store_of(root), step, meta, tensors, part, keep_last, keep_every, self)
         contents = [copies[key].view(np.uint8).data for key, *_ in held]
         to_digest = {name: copies[name].reshape(tensors[name].shape) for name in names}
         started = time.perf_counter()
@@ -131,6 +131,7 @@ class Saver:
             self._idle.set()
 
         self._given_up.clear()
+        self._why = ""
         self._idle.clear()
         threading.Thread(target=run, name=f"checkpoint of step {step}", daemon=True).start()
 
@@ -159,9 +160,9 @@ class Saver:
         }
         return {name: copies[name] for name in whole} | pieces
 
-    def give_up(self) -> None:
-        """Wait no longer for the parts of others: they will not come. A checkpoint whose parts are all there is saved
-        all the same."""
+    def give_up(self, why: str = "") -> None:
+        """Wait no longer for the parts of others: one will not come. If all are there, it is saved all the same."""
+        self._why = self._why or why
         self._given_up.set()
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -186,7 +187,7 @@ class _Work:
     part: Part | None
     keep_last: int
     keep_every: int | None
-    given_up: threading.Event
+    saver: Saver
 
     def write(
         self, contents: Sequence[memoryview], digest: str | None, first: Callable[[], None] | None
@@ -196,7 +197,8 @@ class _Work:
         try:
             part = self.part or writer.alone(directory)
             if part.rank:
-                self._give(directory, part, contents)
+                written = writer.write_part(directory, part, self.tensors, contents)
+                directory.write(part.said, [layout.sealed({"pieces": dict(written.sha256)})])
                 return
             parts = [writer.write_part(directory, part, self.tensors, contents)]
             parts += self._others(directory, part)
@@ -211,40 +213,25 @@ class _Work:
             raise CheckpointNotSaved(f"the checkpoint of step {self.step} was not saved: {error}") from error
         writer.retire(self.root, self.step, self.keep_last, self.keep_every)
 
-    def _give(self, directory: Store, part: Part, contents: Sequence[memoryview]) -> None:
-        """Write a part for rank 0, and say that it is there, or why not."""
-        try:
-            written = writer.write_part(directory, part, self.tensors, contents)
-        except OSError as error:
-            with suppress(OSError):
-                directory.write(part.said, [layout.sealed({"error": str(error)})])
-            raise
-        directory.write(part.said, [layout.sealed({"pieces": dict(written.sha256)})])
-
     def _others(self, directory: Store, part: Part) -> list[PartFile]:
         """What the other workers say of their parts, by rank; waits for them."""
-        until, pause = time.monotonic() + _SECONDS_FOR_PARTS, 0.005
+        given_up, until, pause = self.saver._given_up, time.monotonic() + _SECONDS_FOR_PARTS, 0.005
         missing = [part._replace(rank=rank) for rank in range(1, part.size)]
         found: dict[str, PartFile] = {}
         while True:
-            last = self.given_up.is_set() or time.monotonic() > until
+            last = given_up.is_set() or time.monotonic() > until
             there = set(directory.names()) if missing else set()
             for other in [other for other in missing if other.said in there]:
-                fields = layout.unsealed(directory.read(other.said)) or {"error": "it was damaged on its way"}
-                if "error" in fields:
-                    raise CheckpointNotSaved(
-                        f"the checkpoint of step {self.step} was not saved: part {other.rank + 1} of {part.size} "
-                        f"was not written: {fields['error']}"
-                    )
-                found[other.file] = PartFile(other.file, fields["pieces"])
-                missing.remove(other)
+                if (fields := layout.unsealed(directory.read(other.said))) is not None:
+                    found[other.file] = PartFile(other.file, fields["pieces"])
+                    missing.remove(other)
             if not missing:
                 return [found[part._replace(rank=rank).file] for rank in range(1, part.size)]
             if last:
                 which = ", ".join(str(other.rank + 1) for other in missing)
                 raise CheckpointNotSaved(
                     f"the checkpoint of step {self.step} was not saved: of {part.size} parts, which the workers write "
-                    f"together, {which} did not come"
+                    f"together, {which} did not come{self.saver._why and ': '}{self.saver._why}"
                 )
-            self.given_up.wait(pause)
+            given_up.wait(pause)
             pause = min(2 * pause, 0.5)

@@ -99,13 +99,15 @@ def test_a_disk_that_is_full_during_a_checkpoint_does_not_stop_the_training(
     expected: str, tmp_path: Path
 ) -> None:
     fault, run = Fault(0, "checkpoint", 10, "disk-full"), tmp_path / "run"
-    ended = launch(tmp_path / "place", [fault], str(run), "5", workers=2)
+    # Slow enough that each checkpoint is written when the next is due.
+    ended = launch(tmp_path / "place", [fault], str(run), "5", "0.05", workers=2)
     assert ended.digest == expected and ended.landed == [fault] and ended.generations == 1
     events = list(read_events(run / "metrics.jsonl"))
     (warning,) = [e for e in events if e.kind == "warning"]
     assert warning.step == 10 and "File too large" in str(warning.values["message"])
+    assert "training goes on" in str(warning.values["message"])
     assert [e.step for e in events if e.kind == "checkpoint"] == [5, *range(15, 50, 5), LAST_STEP]
-    assert not list((run / "checkpoints").glob(".*"))
+    assert not list((run / "checkpoints").rglob(".*"))
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a file system of its own (Linux)")
@@ -120,4 +122,4 @@ def test_a_small_disk_fills_up_and_training_goes_on(expected: str, tmp_path: Pat
         pytest.skip(inside.stderr)
     assert inside.returncode == 0 and f"digest {expected}" in inside.stdout, inside
     assert "No space left on device" in inside.stderr
-    assert "arrays.safetensors" in inside.stdout, "the last good checkpoint is kept"
+    assert "manifest.json" in inside.stdout.split("checkpoints/step-")[1], "the last good checkpoint is kept"

@@ -35,7 +35,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_digest_of_the_whole_
     chance = random.Random(checkpoint_every)
     killed = []
     for _ in range(5):
-        process = start(str(tmp_path / "run"), checkpoint_every)
+        process = start(str(tmp_path / "run"), checkpoint_every, "0.02")  # the disk can keep up
         assert process.stdout is not None
         remaining = chance.randrange(2, 30)  # lines to read, two or three a step, before the kill
         with process:

@@ -60,7 +60,8 @@ def test_whoever_writes_dies_before_a_checkpoint_and_the_next_one_writes_on(
 ) -> None:
     faults = [Fault(0, "checkpoint", 10)]
     run = tmp_path / "run"
-    ended = launch(tmp_path / "place", faults, str(run), "5")
+    # Slow enough that each checkpoint is written when the next is due.
+    ended = launch(tmp_path / "place", faults, str(run), "5", "0.05")
     assert ended.digest == expected and ended.landed == faults
     check_steps(run)
     saved = [e.step for e in events(run) if e.kind == "checkpoint"]
@@ -87,17 +88,18 @@ def test_all_workers_die_and_go_on_from_the_newest_checkpoint(
 ) -> None:
     """Or from the beginning, if there is none."""
     run = tmp_path / "run"
-    ended = launch(tmp_path / "place", [Fault(worker, "shard", 20) for worker in range(3)], str(run), every)
+    ended = launch(tmp_path / "place", [Fault(worker, "shard", 20) for worker in range(3)], str(run), every, "0.02")
     assert ended.digest == expected and len(ended.landed) == 3
     check_steps(run)
     starts = [e.step for e in events(run) if e.kind == "start"]
-    assert starts[-1] == (20 if every == "1" else 0)
+    assert 0 < starts[-1] <= 20 if every == "1" else starts[-1] == 0
 
 
 def test_one_worker_alone_dies_and_is_replaced(expected: str, tmp_path: Path) -> None:
-    ended = launch(tmp_path, [Fault(0, "apply", 30)], str(tmp_path / "run"), "1", workers=1)
+    ended = launch(tmp_path, [Fault(0, "apply", 30)], str(tmp_path / "run"), "1", "0.01", workers=1)
     assert ended.digest == expected and len(ended.landed) == 1
-    assert [e.step for e in events(tmp_path / "run") if e.kind == "start"] == [0, 30]
+    first, again = [e.step for e in events(tmp_path / "run") if e.kind == "start"]
+    assert first == 0 < again <= 30
 
 
 def test_a_worker_that_is_lost_again_and_again_before_any_step_ends_the_run(tmp_path: Path) -> None:
@@ -148,5 +150,7 @@ def test_the_launcher_ends_all_workers_with_it_and_the_run_is_resumed(
     again = Command(tmp_path / "place", *arguments)
     assert again.end() == 0, again.output
     assert f"digest {expected}" in again.output
-    assert [e.step for e in events(tmp_path / "run") if e.kind == "start"][-1] >= 8
+    # What is on its way to the disk is lost with SIGKILL; Ctrl-C waits for it.
+    least = 8 if number == signal.SIGINT else 1
+    assert [e.step for e in events(tmp_path / "run") if e.kind == "start"][-1] >= least
     check_steps(tmp_path / "run")

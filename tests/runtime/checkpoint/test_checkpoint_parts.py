@@ -178,7 +178,7 @@ def test_parts_that_never_come_are_waited_for_so_long_and_no_longer(
 
 
 @pytest.mark.parametrize("rank", range(3))
-def test_a_worker_whose_disk_refuses_tells_the_others_at_once(
+def test_a_disk_that_refuses_one_part_costs_this_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
     write, refused = store.write_file, []
@@ -191,10 +191,15 @@ def test_a_worker_whose_disk_refuses_tells_the_others_at_once(
 
     monkeypatch.setattr(store, "write_file", full)
     earlier(tmp_path)
-    ended = save_together(tmp_path, 10, STATE, 3)
+    savers = [Saver() for _ in range(3)]
+    for number in (2, 1, 0):
+        savers[number].save(tmp_path, 10, STATE, None, part=Part(number, 3, "a"))
+        if number:
+            error = outcome(savers[number]).error
+            assert ("No space left" in str(error)) == (number == rank)
+    savers[0].give_up("No space left on it")  # whoever is told by the other worker
+    assert "No space left" in str(outcome(savers[0]).error)
     assert len(refused) == 1
-    assert [o.error is not None for o in ended] == [i in (0, rank) for i in range(3)]
-    assert all("No space left" in str(o.error) for o in ended if o.error)
     assert step_of_latest(tmp_path) == 5
 
 
