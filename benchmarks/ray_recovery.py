@@ -49,7 +49,7 @@ def lines(kills: int, runs: int) -> Iterator[str]:
     yield f"Made by `python -m benchmarks ray_recovery`, with Ray {ray.__version__} on {os.cpu_count()} processors.\n"
     yield "## dist_dp\n"
     yield "`dist-dp run --ray` of the program in `benchmarks/losses_program.py`; one worker after the other gets"
-    yield "SIGKILL at a random moment. *survivors*: until the workers that are left have finished a step among themselves;"
+    yield "SIGKILL at a random moment. *survivors*: until those that are left have finished a step among themselves;"
     yield "*replacement*: until all workers, the new one among them, have finished one; *again*: steps of which some"
     yield "shard was begun twice.\n"
     yield "| workers | kills | survivors ms | worst | replacement s | worst | steps again per kill | most |"
