@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from runtime.events import Event, Lines, Sink, Tee
+from runtime.member import current
 
 from .progress import Progress
 from .run_directory import RunDirectory
@@ -78,6 +79,7 @@ class Record:
             own.append(self._log)
         if self._progress is not None:
             own.append(self._progress())
+        own += current().sinks("" if self.directory is None else self.directory.store.url)
         self._sink = Tee([*self._sinks, *own])
         self._open.callback(Tee(own).close)
         self.writing = True
