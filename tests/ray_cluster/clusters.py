@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from networks import Host
 
 # A node is given up as dead within about two seconds, not after Ray's minute.
 QUICK_HEALTH_CHECKS = {
@@ -36,7 +37,7 @@ QUICK_HEALTH_CHECKS = {
     "health_check_failure_threshold": 2,
 }
 
-_IP = "127.0.0.2"  # of all nodes; for 127.0.0.1 Ray takes the address by which the machine is reached from elsewhere
+HERE = Host("127.0.0.2")  # for 127.0.0.1 Ray takes the address by which the machine is reached from elsewhere
 _PATH = os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2))
 _STORE = 100 << 20  # bytes of the object store of a node
 _PATIENCE = 60.0  # seconds that anything may take to start or to end
@@ -55,7 +56,7 @@ def local(num_cpus: int = 4, **init: Any) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=_STORE,
                 log_to_driver=False,
-                _node_ip_address=_IP,
+                _node_ip_address=HERE.address,
                 _temp_dir=directory,
                 **init,
             )
@@ -113,6 +114,7 @@ class Nodes:
         num_cpus, resources: of the head.
         dashboard: with the dashboard, whose server also takes jobs; see `dashboard`.
         quick: notice that a node died within about two seconds; for tests that kill one.
+        host: where the head is.
 
     Attributes:
         address: of the cluster, for `ray.init` or RAY_ADDRESS.
@@ -131,10 +133,11 @@ class Nodes:
         *,
         dashboard: bool = False,
         quick: bool = False,
+        host: Host = HERE,
     ) -> None:
         self._port, self._dashboard_port = free_port(), free_port()
-        self._num_cpus, self._resources, self._quick = num_cpus, resources, quick
-        self.address = f"{_IP}:{self._port}"
+        self._num_cpus, self._resources, self._quick, self._host = num_cpus, resources, quick, host
+        self.address = f"{host.address}:{self._port}"
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}" if dashboard else None
         self.nodes: list[Node] = []
         self._open: list[Any] = []
@@ -156,7 +159,8 @@ class Nodes:
         if self._quick:
             arguments.append(f"--system-config={json.dumps(QUICK_HEALTH_CHECKS)}")
         try:
-            head = self._start(arguments, self._num_cpus, self._resources)
+            head = self._start(arguments, self._num_cpus, self._resources, self._host)
+            self._wait_for(head)
             if self.dashboard is not None:
                 url = f"{self.dashboard}/api/version"
                 self._wait(head, lambda: _answers(url))
@@ -165,9 +169,13 @@ class Nodes:
             raise
         return self
 
-    def add(self, num_cpus: int = 2, resources: dict[str, float] | None = None) -> Node:
-        """Start one more node, and wait until it has joined."""
-        return self._start([f"--address={self.address}"], num_cpus, resources)
+    def add(self, num_cpus: int = 2, resources: dict[str, float] | None = None, *hosts: Host) -> Node:
+        """Start one more node, or one on each of these hosts, and wait until they have joined; the last of them."""
+        arguments = [f"--address={self.address}"]
+        added = [self._start(arguments, num_cpus, resources, host) for host in hosts or (HERE,)]
+        for node in added:
+            self._wait_for(node)
+        return added[-1]
 
     def kill(self, node: Node) -> int:
         """End a node as a power cut does: SIGKILL to its raylet and all its processes; how many they were."""
@@ -195,19 +203,22 @@ class Nodes:
         if errors:
             raise errors[0]
 
-    def _start(self, arguments: list[str], num_cpus: int, resources: dict[str, float] | None) -> Node:
+    def _start(
+        self, arguments: list[str], num_cpus: int, resources: dict[str, float] | None, host: Host
+    ) -> Node:
         place = _directory()
         directory = place.__enter__()
         self._open.append(place)
         with open(f"{directory}/output", "wb") as output:
             process = subprocess.Popen(
                 [
+                    *host.enter,
                     *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments),
                     f"--num-cpus={num_cpus}",
                     f"--resources={json.dumps(resources or {})}",
                     f"--temp-dir={directory}",
                     f"--object-store-memory={_STORE}",
-                    *(f"--node-ip-address={_IP}", "--min-worker-port=0", "--max-worker-port=0"),
+                    *(f"--node-ip-address={host.address}", "--min-worker-port=0", "--max-worker-port=0"),
                     *("--dashboard-agent-listen-port=0", "--disable-usage-stats"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -218,8 +229,10 @@ class Nodes:
             )
         node = Node(process, Path(directory))
         self.nodes.append(node)
-        self._wait(node, lambda: "Ray runtime started" in node.output)
         return node
+
+    def _wait_for(self, node: Node) -> None:
+        self._wait(node, lambda: "Ray runtime started" in node.output)
 
     def _wait(self, node: Node, met: Callable[[], bool]) -> None:
         try:
