@@ -250,6 +250,21 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: Callable[[Path], Any], 
         checkpoint.load(tmp_path / "step-0000000010")
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_plain_library_reads_it_as_the_documentation_says(tmp_path: Path, size: int) -> None:
+    save_together(tmp_path, 10, STATE, size)
+    text = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    snippet = next(block for block in text.split("```") if "safetensors.numpy as st" in block).removeprefix(
+        "python"
+    )
+    assert snippet.count("runs/digits/checkpoints/step-0000001000") == 1
+    found: dict[str, Any] = {}
+    exec(snippet.replace("runs/digits/checkpoints/step-0000001000", str(tmp_path / "step-0000000010")), found)
+    assert {n: (a.shape, a.tobytes()) for n, a in found["arrays"].items()} == {
+        n: (a.shape, a.tobytes()) for n, a in STATE.items()
+    }
+
+
 # --- the saver --------------------------------------------------------------------------------------------------------
 
 
