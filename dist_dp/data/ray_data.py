@@ -10,6 +10,7 @@ in the object store once for each; what is materialised before the workers begin
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,6 +25,7 @@ from ray.data.dataset import MaterializedDataset
 from .source import DataError, Source, batch_indices, default_collate
 
 _KEPT = 64 << 20  # bytes of the blocks that are kept
+_PATIENCE = 60.0  # seconds
 
 Columns = dict[str, NDArray[Any]]
 
@@ -35,6 +37,7 @@ class RayDataSource(Source):
     Raises:
         TypeError: `dataset` is no Dataset, such as an iterator over one.
         ValueError: it has no rows.
+        RuntimeError: it is not materialised, and no processor is free to execute it.
     """
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
@@ -99,12 +102,27 @@ class RayDataSource(Source):
 def _materialized(dataset: Any) -> Any:
     if isinstance(dataset, MaterializedDataset):
         return dataset
-    options = dataset.context.execution_options
-    before, options.preserve_order = options.preserve_order, True
+    _wait_for_a_processor()
+    context = dataset.context
+    options = context.execution_options
+    before = options.preserve_order, context.enable_progress_bars
+    options.preserve_order, context.enable_progress_bars = True, False  # each worker would show bars
     try:
         return dataset.materialize()
     finally:
-        options.preserve_order = before
+        options.preserve_order, context.enable_progress_bars = before
+
+
+def _wait_for_a_processor() -> None:
+    """Ray Data would wait for one for ever: the workers of this run may have taken them all."""
+    until = time.monotonic() + _PATIENCE
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > until:
+            raise RuntimeError(
+                f"data: the Dataset is yet to be executed, and for {_PATIENCE:g} s no processor was free for that; "
+                "launch fewer workers than there are processors, or materialize the Dataset before they begin"
+            )
+        time.sleep(0.1)
 
 
 def _gathered(name: str, parts: list[tuple[NDArray[np.int64], NDArray[Any]]], length: int) -> Any:

@@ -78,6 +78,7 @@ def test_a_plan_is_executed_in_order():
     squares = [i**2 for i in range(40) if i % 2]
     assert source.take(np.arange(len(source)))["square"].tolist() == squares
     assert not plan.context.execution_options.preserve_order
+    assert plan.context.enable_progress_bars
 
 
 def ragged(length: int) -> list[dict[str, Any]]:
@@ -100,6 +101,20 @@ def test_bad_input():
         as_source(ray.data.range(3).iterator())
     with pytest.raises(IndexError):
         as_source(ray.data.range(3)).take(np.array([3]))
+
+
+def test_a_plan_that_nothing_can_execute_is_refused(monkeypatch):
+    @ray.remote(num_cpus=4)
+    class Greedy:
+        def ready(self) -> None:
+            pass
+
+    monkeypatch.setattr("dist_dp.data.ray_data._PATIENCE", 2.0)
+    greedy = Greedy.remote()
+    ray.get(greedy.ready.remote())
+    with pytest.raises(RuntimeError, match="no processor was free"):
+        as_source(ray.data.range(3).map_batches(lambda batch: batch))
+    ray.kill(greedy)
 
 
 def test_lost_blocks_are_named():
