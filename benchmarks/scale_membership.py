@@ -102,6 +102,7 @@ class Simulation:
         self._number = 0
         self._coordinator = Coordinator(size, Limits(losses=10**6))
         self._tick_at = 0.0
+        self._formed_now = False  # a generation was told to the last of its members
         self.asked = 0.0  # when a worker asked last
         self._act(self._coordinator.begin(0.0), 0.0)
 
@@ -116,9 +117,12 @@ class Simulation:
         return max(w.told for w in self._workers if w.alive)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Let time pass, until something is so."""
-        end = self.now + seconds
-        while self.now < end and not until():
+        """Let time pass, until something is so, which is asked whenever a generation has been told to all."""
+        end, self._formed_now = self.now + seconds, True
+        while self.now < end:
+            if self._formed_now and until():
+                return
+            self._formed_now = False
             events = self._events[0][0] if self._events else end
             came = self._inbox[0][0] if self._inbox else end
             serve = max(self._free, min(came, self._tick_at))
@@ -244,6 +248,7 @@ class Simulation:
         if group.broken:
             self._broke(worker)
         elif not group.missing:
+            self._formed_now = True
             self._at(self.now + STEP, lambda: self._stepped(group))
 
     def _stepped(self, group: _Group) -> None:
@@ -369,7 +374,7 @@ class Load(NamedTuple):
     longest: float
 
 
-def steady(size: int, host: Host, waiting: bool, seconds: float = 5.0) -> Load:
+def steady(size: int, host: Host, waiting: bool, seconds: float = 3.0) -> Load:
     simulation = Simulation(size, host, waiting)
     simulation.run(600, lambda: simulation.inside == size)
     simulation.run(host.beat(size))
