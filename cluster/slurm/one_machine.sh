@@ -22,7 +22,12 @@ top=$(mktemp -d /tmp/slurm-XXXXXX)
 chmod 755 "$top"
 daemons=()
 end() {
-  # The daemons, and after a grace what they started, which carries this SLURM_CONF: a step may outlive its srun.
+  # Jobs first, while there is a Slurm to cancel them; then the daemons, and after a grace what they started, which carries this SLURM_CONF: a step may outlive its srun.
+  trap '' INT TERM
+  if ! no_jobs; then
+    scancel --user=root || true
+    until_true 20 no_jobs || true
+  fi
   [ "${#daemons[@]}" = 0 ] || kill "${daemons[@]}" 2>/dev/null || true
   until_true 3 none_started || for process in $(started); do kill -KILL "$process" 2>/dev/null || true; done
   wait 2>/dev/null
@@ -31,6 +36,7 @@ end() {
 started() {
   grep -lszx "SLURM_CONF=$top/slurm.conf" /proc/[0-9]*/environ | cut -d / -f 3
 }
+no_jobs() { [ -z "$(squeue --noheader 2>/dev/null)" ]; }
 none_started() { [ -z "$(started)" ]; }
 trap end EXIT
 trap 'exit 130' INT TERM
@@ -59,7 +65,7 @@ held = [socket.socket() for _ in range(3)]
 for each in held:
     each.bind(("127.0.0.1", 0))
 print(*(each.getsockname()[1] for each in held))')
-cpus=$(nproc)
+cpus=$(getconf _NPROCESSORS_ONLN) # nproc would heed OMP_NUM_THREADS
 export SLURM_CONF=$top/slurm.conf
 cat >"$SLURM_CONF" <<END
 ClusterName=one-machine
@@ -100,4 +106,7 @@ two_idle() { [ "$(sinfo --noheader --states=idle --format=%D 2>/dev/null)" = 2 ]
 until_true 30 two_idle ||
   { echo "Slurm did not start:" >&2; tail -n 20 "$top"/*.log "$top"/*.out "$top"/munge/out >&2; exit 1; }
 
-"$@"
+"$@" <&0 & # in the background, because only then does the shell hear of a signal at once
+command=$!
+trap 'kill -TERM "$command"; exit 130' INT TERM
+wait "$command"

@@ -29,18 +29,22 @@ def sbatch(tmp_path, *words):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DIST_DP_"))
     }
-    ended = subprocess.run(
+    with subprocess.Popen(
         [SLURM / "one_machine.sh", "sbatch", "--wait", "--nodes=2", *map(str, words)],
         cwd=tmp_path,
         env={**environment, "DIST_DP_VENV": sys.prefix},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-    )
-    assert ended.stdout.startswith("Submitted batch job"), ended.stderr
+    ) as machine:
+        try:
+            told, _ = machine.communicate(timeout=240)
+        finally:
+            machine.terminate()  # it takes its Slurm down
+    assert told.startswith("Submitted batch job"), told
     left = [path for path in set(Path("/tmp").iterdir()) - before if path.name.startswith(("ray-", "slurm-"))]
     assert not left
-    return ended.returncode, "".join(path.read_text() for path in tmp_path.glob("dist-dp-*.log"))
+    return machine.returncode, "".join(path.read_text() for path in tmp_path.glob("dist-dp-*.log"))
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +67,5 @@ def test_mpi_on_an_allocation(tmp_path, digest):
 
 def test_a_program_that_fails_has_the_job_fail(tmp_path):
     code, output = sbatch(tmp_path, "--ntasks-per-node=1", SLURM / "mpi.sbatch", PROGRAM, "--fail")
-    assert code == 1
+    assert code  # of srun: the largest of a task
     assert "ArithmeticError: meant to fail" in output
