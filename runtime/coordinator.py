@@ -119,6 +119,7 @@ class Standing:
         members, position: of that generation, as in `Form`.
         asked: where it stands, if it waits for the next one.
         aborted: it knows that the generation has ended.
+        invited: it was told that somebody waits to come in.
         left: its program came to its end.
     """
 
@@ -127,6 +128,7 @@ class Standing:
     position: Position = NOWHERE
     asked: Position | None = None
     aborted: bool = False
+    invited: bool = False
     left: bool = False
 
 
@@ -193,6 +195,7 @@ class Coordinator:
         self._workers: dict[int, _Worker] = {}
         self._position = NOWHERE  # where the newest generation was formed
         self._aborted = False  # the newest generation has been told that it is over
+        self._excused = False  # if it has, that is no loss: room went, or a coordinator
         self._invited = False  # its members have been told that somebody waits
         self._somebody_left = False
         self._complete = False  # a worker came to the end of the program: all sessions are over
@@ -210,6 +213,7 @@ class Coordinator:
         least: int,
         there: Mapping[int, Standing | None],
         now: float,
+        complete: bool = False,
     ) -> tuple[Coordinator, list[Action]]:
         """The successor of a coordinator that was lost, from what the workers that are there know.
 
@@ -217,35 +221,49 @@ class Coordinator:
         begin anew.
 
         Args:
-            there: the workers whose processes are there; None for one that has said nothing yet.
+            there: the workers whose processes are there; None for one that does not answer: it is ended.
+            complete: a worker that is gone came to the end of the program.
         """
         self = cls(workers, limits, least)
         self._begun = self._latest = now
         told = {worker: standing for worker, standing in there.items() if standing is not None}
-        newest = max(told.values(), key=lambda standing: standing.generation, default=Standing())
+        newest = max(told.values(), key=lambda its: its.generation, default=Standing())
         self.generation, self._position = newest.generation, newest.position
-        for worker, standing in there.items():
-            its = standing or Standing()
+        for worker in there:
+            its = told.get(worker, Standing())
             joined = its.generation > 0
             self._workers[worker] = _Worker(
-                now,
-                now,
-                heard=standing is not None,
+                seen=now,
+                moved=now,
+                heard=worker in told,
                 left=its.left,
                 met=joined or its.asked is not None,
                 joined=joined,
                 asked=its.asked,
             )
-        self._somebody_left = any(its.left for its in told.values())
-        self._complete = any(its.left and its.generation > 0 for its in told.values())
-        self.members = tuple(worker for worker in newest.members if worker in there)
-        inside = [told.get(worker) or Standing() for worker in self.members]
-        whole = self.members == newest.members
-        self.members = tuple(w for w, its in zip(self.members, inside, strict=True) if not its.left)
+        self._complete = complete or any(its.left and its.generation > 0 for its in told.values())
+        self._somebody_left = self._complete or any(its.left for its in told.values())
+        inside = [w for w in newest.members if w in told and told[w].generation == self.generation]
+        self.members = tuple(worker for worker in inside if not told[worker].left)
+        self._invited = any(told[worker].invited for worker in self.members)
         actions: list[Action] = []
-        if not whole or any(i.aborted or i.asked or i.generation < newest.generation for i in inside):
+        ended = len(inside) < len(newest.members) or any(told[worker].aborted for worker in inside)
+        if ended or (not self._invited and any(told[worker].asked for worker in self.members)):
+            self._excused = True
             actions = self._abort("its coordinator was lost while it changed", now)
-        return self, [*actions, *self._form(now)]
+        actions += self._end({worker: "it does not answer" for worker in there if worker not in told}, now)
+        outside = {w: its.asked for w, its in told.items() if its.asked is not None and w not in self.members}
+        if self.members:
+            behind = [worker for worker, asked in outside.items() if asked.session < self._position.session]
+            actions += self._past(behind, self._position)
+            if len(behind) < len(outside) and not (self._aborted or self._invited):
+                self._invited = True
+                actions.append(Invite(self.members))
+        actions += self._form(now)
+        if self._complete and not there:
+            self._outcome = Over(0, "the program came to its end")
+            actions.append(self._outcome)
+        return self, actions
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -332,6 +350,7 @@ class Coordinator:
         it = self._workers.pop(worker, None)
         if it is None:
             return []
+        self._excused |= not room and worker in self.members
         actions = self._drop({worker: f"was lost: {reason}"}, now)
         if self._outcome is None and not it.left:
             self._why = f"worker {worker} was lost: {reason}"
@@ -462,6 +481,7 @@ class Coordinator:
         if max(staying.values(), default=Position(-1, -1)).op >= 0 or max(asking.values()).op < 0:
             going = {w: self._workers[w].drained for w in asking if w not in staying}
             if going:  # a worker that goes is told nothing more: its process is ended
+                self._excused = True
                 return self._end(going, now) + self._form(now)
         if self.lacking:
             return []
@@ -469,7 +489,7 @@ class Coordinator:
             agreed = agree(list(asking.values()))
         except ValueError as error:
             return self._stop(Over(3, f"the workers cannot go on together: {error}"), now)
-        struck = max(int(self._aborted), *self._recent.values(), 0)
+        struck = max(int(self._aborted and not self._excused), *self._recent.values(), 0)
         self._losses = struck if _further(agreed.position, self._position) else self._losses + struck
         self._recent.clear()
         if self._losses >= self._limits.losses:
@@ -478,6 +498,7 @@ class Coordinator:
         self.generation += 1
         self.members = tuple(workers[i] for i in agreed.members)
         self._position, self._aborted, self._invited = agreed.position, False, False
+        self._excused = False
         for worker in self.members:
             it = self._workers[worker]
             it.joined, it.asked, it.moved, it.waiting = True, None, now, False

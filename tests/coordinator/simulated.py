@@ -6,18 +6,35 @@ waits until all members have contributed (now it holds the total, and says so), 
 of its places others move, messages are on their way in both directions (in order for each worker), and faults strike.
 What is recorded of a worker is the list of the ops that it applied, which must be the program's in the end.
 
+The coordinator itself may be lost: messages to the workers that are on their way vanish, those to it are said again,
+each worker reports where it stands when it comes to it, and a new one takes over (`runtime.hosts.ray`).
+
 The cluster checks each action of the coordinator against what that was told until then.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.coordinator import Abort, Action, Coordinator, End, Form, Invite, Limits, Over, Past, Start, Stop
+from runtime.coordinator import (
+    Abort,
+    Action,
+    Coordinator,
+    End,
+    Form,
+    Invite,
+    Limits,
+    Over,
+    Past,
+    Standing,
+    Start,
+    Stop,
+)
 from runtime.member import Position
 
 PHASES = ("join", "settle", "compute", "exchange", "held", "agreed", "applied", "between")
@@ -43,6 +60,16 @@ class Fault:
     session: int
     op: int
     phase: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """`kind` happens at this turn: the "room" of the worker goes, and its process with it; its node is to be "drained";
+    or the "coordinator" is lost."""
+
+    kind: str
+    at: int
+    worker: int
 
 
 class Group:
@@ -76,6 +103,12 @@ class Process:
     stale: bool = False
     wanted: bool = False
     answer: Any = None
+    asked: Position | None = None  # unanswered
+    asks: int = 0
+    known: int = 0  # of these, how many the coordinator was told of when this worker reported to it
+    newest: Form | None = None
+    heard: bool = True  # it speaks with the present coordinator
+    done: bool = False  # its program came to its end
     applied: list[tuple[int, int]] = field(default_factory=list)
     progress: int = 0
     waiting: bool = False
@@ -93,6 +126,7 @@ class Process:
         except Stopped:
             self.exit("it was stopped")
         else:
+            self.done = True
             self.up.append(("left",))
             self.cluster.finished[self.worker] = self.applied
             yield None
@@ -135,6 +169,7 @@ class Process:
                     regroup = yield from self.exchange(group, (session, step), position.op)
                 except Broken as broken:
                     pending = broken.args[0]
+                    self.cluster.redone += not pending
                     formation = yield from self.form(position)
                     past = isinstance(formation, Past)
                     if not past and formation.position <= before:
@@ -203,8 +238,9 @@ class Process:
     def form(self, position: Position) -> Waits:
         if self.group is not None and self.cluster.infectious:
             self.group.aborted = True
-        self.answer = None
-        self.up.append(("ask", position))
+        self.answer, self.asked = None, position
+        self.asks += 1
+        self.up.append(("ask", position, self.asks))
         yield lambda: self.answer is not None
         answer, self.answer = self.answer, None
         self.stale = False
@@ -231,6 +267,11 @@ class Process:
             self.steps is not None and self.born <= self.cluster.now and (self.ready is None or self.ready())
         )
 
+    @property
+    def can_report(self) -> bool:
+        """It has not spoken yet with the coordinator that took over."""
+        return not self.heard and self.steps is not None and self.born <= self.cluster.now and not self.silent
+
     def step(self) -> None:
         assert self.steps is not None
         try:
@@ -241,7 +282,11 @@ class Process:
     def receive(self) -> None:
         message = self.down.popleft()
         if isinstance(message, Group | Past):
-            self.answer, self.wanted = message, False
+            assert self.asked is not None, "nobody is told what was not asked"
+            self.answer, self.wanted, self.asked = message, False, None
+            if isinstance(message, Group):
+                assert self.newest is None or self.newest.generation < message.form.generation
+                self.newest = message.form
         elif isinstance(message, Abort):  # maybe of the generation that waits in `answer`
             self.aborted = message.generation
             if self.group is not None and self.group.form.generation == message.generation:
@@ -251,6 +296,15 @@ class Process:
         elif not self.stubborn and self.steps is not None:  # Stop
             self.exit("it was stopped")
 
+    def standing(self) -> Standing:
+        """What it reports to a coordinator that has taken over."""
+        form = self.newest or Form(0, (), Position(0, -1), None, frozenset())
+        aborted = self.aborted >= form.generation > 0
+        self.heard, self.known = True, self.asks
+        return Standing(
+            form.generation, form.members, form.position, self.asked, aborted, self.wanted, self.done
+        )
+
 
 class Cluster:
     """Workers of a program (the number of ops of each session), their coordinator, and the faults that strike them.
@@ -259,6 +313,8 @@ class Cluster:
         infectious: a worker that gives its group up lets the others know at once (shared memory), else only the
             coordinator does.
         delays: how long, in seconds, each process takes to begin, in the order of starts; then 0.
+        least: workers that must have room.
+        turns: what else happens.
     """
 
     def __init__(
@@ -271,9 +327,11 @@ class Cluster:
         limits: Limits | None = None,
         infectious: bool = False,
         delays: Iterable[float] = (),
+        least: int = 1,
+        turns: Iterable[Turn] = (),
     ) -> None:
-        faults, delays = list(faults), list(delays)
-        self.made_with = f"{workers}, {program}, {seed=}, {faults=}, {limits=}, {infectious=}, {delays=}"
+        faults, delays, turns = list(faults), list(delays), list(turns)
+        self.made_with = f"{workers}, {program}, {seed=}, {faults=}, {limits=}, {infectious=}, {delays=}, {least=}, {turns=}"
         self.size = workers
         self.program, self.infectious = list(program), infectious
         self.undisturbed = [(s, step) for s, ops in enumerate(program) for step in range(ops)]
@@ -281,10 +339,20 @@ class Cluster:
         self.faults, self.landed = faults, list[Fault]()
         self.delays, self.all_delays = deque(delays), delays
         self.limits = limits or Limits(losses=10**6)
-        self.coordinator = Coordinator(workers, self.limits)
+        self.least, self.turns, self.turned = least, turns, 0
+        self.coordinator = Coordinator(workers, self.limits, least)
+        self.there = True  # the coordinator is
+        self.lost_at = 0.0
+        self.standings: dict[int, Standing] = {}  # that were reported to the next one
+        self.restored = 0
+        self.roomless: set[int] = set()
+        self.drained: set[int] = set()
+        self.asked_to_stop = False
+        self.redone = 0  # ops whose generation ended before they were agreed on
         self.processes: dict[int, Process] = {}
         self.finished: dict[int, list[tuple[int, int]]] = {}
         self.deaths = 0  # processes that ended without having left
+        self.moved = 0  # of these, drained ones and those that went with their room
         self.needless = 0  # of these, sound ones that were ended because the program had come to its end
         self.over: Over | None = None
         self.stopping = False
@@ -335,28 +403,51 @@ class Cluster:
 
     # --- what happens next --------------------------------------------------------------------------------------------
 
-    def choices(self) -> list[tuple[Callable[[], None], Process]]:
-        """Everything that could happen now, time apart."""
-        found: list[tuple[Callable[[], None], Process]] = []
+    def choices(self) -> list[tuple[Callable[[], None], float]]:
+        """Everything that could happen now, time apart, and how likely."""
+        found: list[tuple[Callable[[], None], float]] = []
+        if self.over is not None:
+            return found
         for process in self.processes.values():
-            if process.up:
-                found.append((lambda p=process: self.deliver(p), process))  # type: ignore[misc]
+            if process.up and (self.there and process.heard or process.up[0][0] == "lost"):
+                found.append((functools.partial(self.deliver, process), process.pace))
+            if process.can_report:
+                found.append((functools.partial(self.report, process), process.pace))
             if process.down and process.steps is not None and not process.silent:
-                found.append((process.receive, process))
+                found.append((process.receive, process.pace))
             if process.can_step:
-                found.append((process.step, process))
+                found.append((process.step, process.pace))
+        found += [(functools.partial(self.room, worker), 0.02) for worker in self.roomless if self.there]
+        if not self.there and all(
+            process.worker in self.standings for process in self.processes.values() if process.steps
+        ):
+            found.append((self.restore, 0.3))
         return found
 
     def turn(self) -> None:
         """One thing happens; time passes when nothing else can."""
+        self.turned += 1
+        for turn in [turn for turn in self.turns if turn.at <= self.turned]:
+            self.turns.remove(turn)
+            {"room": self.take_room, "drained": self.drain, "coordinator": self.lose}[turn.kind](turn.worker)
         if choices := self.choices():
-            ((happen, _),) = self.random.choices(choices, [process.pace for _, process in choices])
+            ((happen, _),) = self.random.choices(choices, [weight for _, weight in choices])
             happen()
         else:
             self.pass_time()
 
     def pass_time(self) -> None:
         """All that was said arrives before, as long as there is something to say it to."""
+        if not self.there:
+            self.now += 1.0
+            for process in self.processes.values():
+                if process.can_report:
+                    self.report(process)
+            if self.now > self.lost_at + 20.0:
+                self.restore()
+            return
+        for worker in self.drained & self.processes.keys():
+            self.carry_out(self.coordinator.drain(worker, "drained", self.now))
         for process in list(self.processes.values()):
             while process.up and self.over is None:
                 self.deliver(process)
@@ -364,7 +455,12 @@ class Cluster:
             return
         self.now += self.coordinator.deadline(self.now) + 1e-3
         for worker, process in self.processes.items():
-            if process.steps is not None and process.born <= self.now and not process.silent:
+            if (
+                process.steps is not None
+                and process.born <= self.now
+                and process.heard
+                and not process.silent
+            ):
                 self.carry_out(
                     self.coordinator.heartbeat(worker, process.progress, process.waiting, self.now)
                 )
@@ -379,7 +475,7 @@ class Cluster:
             idle = 0 if self.choices() else idle + 1
             assert idle < 2000, f"it hangs: {vars(self.coordinator)}"
             self.turn()
-        assert not self.choices(), "nothing is left over"
+        assert not self.processes, "nothing is left over"
         for applied in self.finished.values():
             assert applied == self.undisturbed
         return self.over
@@ -398,17 +494,90 @@ class Cluster:
             self.asked.pop(worker, None)
             self.inside.discard(worker)
             self.known.discard(worker)
+            room = worker not in self.drained
+            if not room:
+                self.drained.discard(worker)
+                self.roomless.add(worker)
+            if not self.there:
+                return
+            self.carry_out(self.coordinator.lost(worker, what[0], self.now, room))
+        elif kind == "ask" and what.pop() <= process.known:
+            return  # it said so when it reported
         elif worker in self.known:
             if kind == "ask":
                 self.asked[worker] = what[0]
             if kind in ("ask", "left"):
                 self.inside.discard(worker)
-        self.carry_out(getattr(self.coordinator, kind)(worker, *what, self.now))
+        if kind != "lost":
+            self.carry_out(getattr(self.coordinator, kind)(worker, *what, self.now))
         if ends and self.inside and generation == self.coordinator.generation:
             assert self.aborts[generation], "the survivors are told at once"
 
     def stop(self) -> None:
-        self.carry_out(self.coordinator.stop("interrupted", self.now))
+        self.asked_to_stop = True
+        if self.there:
+            self.carry_out(self.coordinator.stop("interrupted", self.now))
+
+    def room(self, worker: int) -> None:
+        self.roomless.remove(worker)
+        self.carry_out(self.coordinator.room(worker, self.now))
+
+    def take_room(self, worker: int) -> None:
+        """The room of this worker goes, with what is in it."""
+        process = self.processes.get(worker)
+        if process is not None and process.steps is not None and not process.done:
+            self.drained.add(worker)
+            self.moved += 1
+            self.die(process, "its node is gone")
+
+    def drain(self, worker: int) -> None:
+        """The node of this worker is to go: it has no room any more when it is lost."""
+        if worker in self.processes and worker not in self.drained:
+            self.drained.add(worker)
+            if self.there:
+                self.carry_out(self.coordinator.drain(worker, "drained", self.now))
+
+    def lose(self, worker: int = 0) -> None:
+        """The coordinator is lost."""
+        self.there, self.lost_at = False, self.now
+        self.standings.clear()
+        for process in self.processes.values():
+            process.down.clear()
+            process.heard = False
+
+    def report(self, process: Process) -> None:
+        standing = process.standing()
+        if not self.there:
+            self.standings[process.worker] = standing
+
+    def restore(self) -> None:
+        """A new coordinator takes over."""
+        for process in list(self.processes.values()):
+            if process.steps is None:  # who starts processes knows which have ended
+                process.up = deque([process.up[-1]])
+                self.deliver(process)
+        there = {worker: self.standings.get(worker) for worker in self.processes}
+        complete = bool(self.finished.keys() - self.processes.keys())
+        self.coordinator, actions = Coordinator.restored(
+            self.size, self.limits, self.least, there, self.now, complete
+        )
+        self.there, self.restored, self.stopping = True, self.restored + 1, False
+        self.known = set(there)
+        ended = {action.worker for action in actions if isinstance(action, End)}
+        assert ended == {worker for worker, its in there.items() if its is None}
+        self.asked = {w: its.asked for w, its in there.items() if its is not None and its.asked is not None}
+        newest = max((its.generation for its in there.values() if its is not None), default=0)
+        assert self.coordinator.generation in (newest, newest + 1)
+        formed = any(isinstance(action, Form) for action in actions)
+        self.inside = set() if formed else set(self.coordinator.members) - self.asked.keys()
+        self.aborts.clear()
+        self.invites.clear()
+        self.carry_out(actions)
+        if self.asked_to_stop:
+            self.carry_out(self.coordinator.stop("interrupted", self.now))
+        for worker in range(self.size):
+            if worker not in self.roomless and self.over is None:
+                self.carry_out(self.coordinator.room(worker, self.now))
 
     def carry_out(self, actions: list[Action]) -> None:
         self.inside -= {action.worker for action in actions if isinstance(action, End)}
@@ -422,16 +591,19 @@ class Cluster:
                         worker, born, self, self.random.choice((1, 0.3, 0.05))
                     )
                     process.steps = process.main()
+                    self.drained.discard(worker)
                     self.starts[worker] += 1
                     self.known.add(worker)
                 case End(worker, reason):
                     assert worker in self.known
+                    process = self.processes[worker]
                     if "before it came in" in reason:
-                        process = self.processes[worker]
                         self.needless += process.steps is not None and process.stuck < float("inf")
+                    elif worker in self.drained:
+                        self.moved += process.steps is not None
                     self.known.discard(worker)
                     self.asked.pop(worker, None)
-                    self.die(self.processes[worker], "ended")
+                    self.die(process, "ended")
                 case Form():
                     self.formed(action)
                 case Past(worker, position):
@@ -464,10 +636,12 @@ class Cluster:
         assert not self.inside, "one live generation at most"
         assert not self.stopping
         assert (
-            form.generation
+            self.restored
+            or form.generation
             == (self.forms[-1].generation if self.forms else 0) + 1
             == self.coordinator.generation
         )
+        assert len(self.known) >= self.least, "fewer than the least have room"
         assert form.members == tuple(sorted(set(form.members))) == self.coordinator.members
         assert set(form.members) <= self.asked.keys() & self.known
         asked = {worker: self.asked.pop(worker) for worker in form.members}

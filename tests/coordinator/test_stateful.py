@@ -25,6 +25,7 @@ class Run(RuleBasedStateMachine):
         joining=st.sampled_from([None, 1.0]),
         infectious=st.booleans(),
         delays=st.lists(st.sampled_from([0.0, 3.0, 40.0]), max_size=6),
+        least=st.integers(1, 4),
     )
     def begin(
         self,
@@ -34,9 +35,17 @@ class Run(RuleBasedStateMachine):
         joining: float | None,
         infectious: bool,
         delays: list[float],
+        least: int,
     ) -> None:
         limits = Limits(losses=losses, joining=joining)
-        self.cluster = Cluster(workers, program, limits=limits, infectious=infectious, delays=delays)
+        self.cluster = Cluster(
+            workers,
+            program,
+            limits=limits,
+            infectious=infectious,
+            delays=delays,
+            least=min(least, workers),
+        )
         self.failed = self.stopped = False
 
     def pick(self, number: int) -> Process:
@@ -49,7 +58,7 @@ class Run(RuleBasedStateMachine):
         if choices := self.cluster.choices():
             choices[number % len(choices)][0]()
 
-    @precondition(lambda self: self.cluster.over is None)
+    @precondition(lambda self: self.cluster.over is None and self.cluster.processes)
     @rule(number=PICK, turns=st.integers(1, 30))
     def one_goes_ahead(self, number: int, turns: int) -> None:
         process = self.pick(number)
@@ -64,14 +73,28 @@ class Run(RuleBasedStateMachine):
             if self.cluster.over is None:
                 self.cluster.turn()
 
-    @precondition(lambda self: self.cluster.over is None)
+    @precondition(lambda self: self.cluster.over is None and self.cluster.processes)
     @rule(number=PICK, kind=st.sampled_from(["die", "die", "stall", "hang", "slow", "break"]))
     def lose(self, number: int, kind: str) -> None:
         process = self.pick(number)
         if process.steps is not None:
             self.cluster.inflict(process, kind)
 
-    @precondition(lambda self: self.cluster.over is None)
+    @precondition(lambda self: self.cluster.over is None and self.cluster.there and self.cluster.processes)
+    @rule(number=PICK, goes=st.booleans())
+    def room_goes(self, number: int, goes: bool) -> None:
+        worker = self.pick(number).worker
+        if goes:
+            self.cluster.take_room(worker)
+        else:
+            self.cluster.drain(worker)
+
+    @precondition(lambda self: self.cluster.over is None and not self.failed)
+    @rule()
+    def lose_the_coordinator(self) -> None:
+        self.cluster.lose()
+
+    @precondition(lambda self: self.cluster.over is None and self.cluster.processes)
     @rule(number=PICK)
     def fail(self, number: int) -> None:
         process = self.pick(number)
@@ -79,7 +102,7 @@ class Run(RuleBasedStateMachine):
             self.failed = True
             self.cluster.inflict(process, "raise")
 
-    @precondition(lambda self: self.cluster.over is None)
+    @precondition(lambda self: self.cluster.over is None and self.cluster.processes)
     @rule(number=PICK)
     def stop(self, number: int) -> None:
         if number % 5 == 0:
@@ -94,7 +117,7 @@ class Run(RuleBasedStateMachine):
             if self.cluster.over is None:
                 self.cluster.pass_time()
 
-    @precondition(lambda self: self.cluster.over is None)
+    @precondition(lambda self: self.cluster.over is None and self.cluster.there)
     @rule(seconds=st.sampled_from([11.0, 1000.0]))
     def the_launcher_sleeps(self, seconds: float) -> None:
         known = set(self.cluster.known)
@@ -102,6 +125,7 @@ class Run(RuleBasedStateMachine):
         self.cluster.carry_out(self.cluster.coordinator.tick(self.cluster.now))
         assert known == self.cluster.known or self.cluster.stopping
 
+    @precondition(lambda self: self.cluster.there)
     @rule(worker=st.integers(0, 5))
     def who_does_not_count_changes_nothing(self, worker: int) -> None:
         cluster = self.cluster
