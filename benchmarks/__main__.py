@@ -1,5 +1,4 @@
-"""Side by side with peers, and at scale: `python -m benchmarks [engine | all_reduce | workers | scale] [OPTIONS]`;
-engine, if none is named.
+"""Side by side with peers, and at scale: `python -m benchmarks [NAME] [OPTIONS]`; engine, if none is named.
 
 `python -m benchmarks NAME --help` says what each measures and needs.
 """
@@ -14,7 +13,7 @@ from importlib import import_module
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-NAMES = ("engine", "all_reduce", "workers", "scale", "ray_recovery")
+NAMES = ("engine", "all_reduce", "workers", "checkpoint", "scale", "ray_recovery", "ray_exchange")
 
 
 def main(argv: list[str]) -> None:

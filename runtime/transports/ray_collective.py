@@ -19,6 +19,7 @@ import functools
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -28,7 +29,7 @@ from ray.util.collective import register_collective_backend
 from ray.util.collective.collective_group.base_collective_group import BaseGroup
 from ray.util.collective.types import ReduceOp
 
-from ..array_fold import fold_arrays
+from ..array_fold import Program
 from ..group import Array, Memory
 from ..message import decode, encode
 from . import rendezvous
@@ -84,6 +85,8 @@ class RayCollectiveGroup(BaseGroup):  # type: ignore[misc]
     def __init__(self, world_size: int, rank: int, group_name: str) -> None:
         super().__init__(world_size, rank, group_name)
         self._memories: dict[tuple[np.dtype[Any], int], Memory] = {}
+        self._leaves = [(r, r + 1) for r in range(world_size)]
+        self._program = Program(dict.fromkeys(self._leaves, True), world_size)
         self._lock = threading.Lock()  # for actors of several threads
         with Listener(ray.util.get_node_ip_address()) as listener:
             node = ray.get_runtime_context().get_node_id()
@@ -185,10 +188,13 @@ class RayCollectiveGroup(BaseGroup):  # type: ignore[misc]
         plan = [call, root, ufunc.__name__, *_kind(mine)]
         with self._lock:
             if flat.nbytes <= _SMALL:
-                parts = self._agree(plan, flat if gives else None)
-                if out is not None:
-                    values = {(rank, rank + 1): part for rank, part in enumerate(parts)}
-                    fold_arrays(values, self.world_size, out, ufunc)
+                parts = self._agree(plan, flat.tobytes() if gives else b"")
+                arrays = [np.frombuffer(part, dtype) for part in parts]
+                if out is not None and operation is None:
+                    out[:] = arrays[root]
+                elif out is not None:
+                    values = dict(zip(self._leaves, arrays, strict=True))
+                    self._program.run(values, out, ufunc)
             else:
                 self._agree(plan)
                 step = _PIECE // dtype.itemsize
@@ -199,24 +205,22 @@ class RayCollectiveGroup(BaseGroup):  # type: ignore[misc]
         if into is not None and out is not None and not into.flags.c_contiguous:
             into[...] = out.view(into.dtype).reshape(into.shape)
 
-    def _agree(
-        self, plan: list[Any], small: Array | None = None, problem: str | None = None
-    ) -> list[Array | None]:
+    def _agree(self, plan: Sequence[object], data: bytes = b"", problem: str = "") -> list[bytes]:
         """Say what this worker is about to do, with its array if that is small; the arrays of all.
 
         Raises:
             ValueError: the workers are about to do different things, or some worker has a problem; on all of them.
         """
-        said = self._group.gather_objects([plan, small, problem])
-        problems = [f"rank {rank}: {problem}" for rank, (_, _, problem) in enumerate(said) if problem]
-        if problems:
-            raise ValueError(f"{plan[0]}: not done by any worker; {'; '.join(problems)}")
-        if any(other != plan for other, _, _ in said):
-            plans = "; ".join(
-                f"rank {rank}: {' '.join(map(str, plan))}" for rank, (plan, _, _) in enumerate(said)
-            )
+        mine = f"{problem}\0{' '.join(map(str, plan))}\0".encode()
+        said = self._group.gather_bytes(mine + data)
+        if problem or not all(payload.startswith(mine) for payload in said):
+            texts = [[text.decode() for text in payload.split(b"\0", 2)[:2]] for payload in said]
+            problems = [f"rank {rank}: {text}" for rank, (text, _) in enumerate(texts) if text]
+            if problems:
+                raise ValueError(f"{plan[0]}: not done by any worker; {'; '.join(problems)}")
+            plans = "; ".join(f"rank {rank}: {text}" for rank, (_, text) in enumerate(texts))
             raise ValueError(f"{plan[0]}: the workers' calls or arrays differ: {plans}")
-        return [small for _, small, _ in said]
+        return [payload[len(mine) :] for payload in said]
 
     def _exchange(self, piece: Array, operation: np.ufunc, gives: bool) -> Array:
         """The result of a piece, until the next exchange; a worker that gives nothing gives only the length."""
@@ -232,7 +236,7 @@ class RayCollectiveGroup(BaseGroup):  # type: ignore[misc]
         if gives:
             buffer[: len(piece)] = piece
             buffer[len(piece) :] = 0
-        values = {(self.rank, self.rank + 1): 0 if gives else None}
+        values = {self._leaves[self.rank]: 0 if gives else None}
         total = self._group.start(memory, values, self.world_size).finish()
         assert total.arrays is not None
         return total.arrays[0][: len(piece)]
@@ -245,7 +249,10 @@ def _flat(array: Array, dtype: Any) -> Array:
 
 
 def _kind(array: Array) -> list[str]:
-    return [str(array.dtype), str(array.shape)]
+    return [_name(array.dtype), str(array.shape)]
+
+
+_name = functools.lru_cache(str)  # NumPy takes its time over the name of a dtype
 
 
 def _problem(mine: Array, into: Array | None, operation: ReduceOp | None) -> str | None:
@@ -261,7 +268,7 @@ def _problem(mine: Array, into: Array | None, operation: ReduceOp | None) -> str
         return None
     if not into.flags.writeable:
         return "the array for the result is read-only, as those are that Ray passes as arguments; copy it"
-    if _kind(into) != _kind(mine):
+    if into.dtype != mine.dtype or into.shape != mine.shape:
         return f"the array for the result must be {' '.join(_kind(mine))}, is {' '.join(_kind(into))}"
     return None
 
