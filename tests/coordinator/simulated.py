@@ -331,7 +331,8 @@ class Cluster:
         turns: Iterable[Turn] = (),
     ) -> None:
         faults, delays, turns = list(faults), list(delays), list(turns)
-        self.made_with = f"{workers}, {program}, {seed=}, {faults=}, {limits=}, {infectious=}, {delays=}, {least=}, {turns=}"
+        times = f"{delays=}, {least=}, {turns=}"
+        self.made_with = f"{workers}, {program}, {seed=}, {faults=}, {limits=}, {infectious=}, {times}"
         self.size = workers
         self.program, self.infectious = list(program), infectious
         self.undisturbed = [(s, step) for s, ops in enumerate(program) for step in range(ops)]
@@ -409,7 +410,7 @@ class Cluster:
         if self.over is not None:
             return found
         for process in self.processes.values():
-            if process.up and (self.there and process.heard or process.up[0][0] == "lost"):
+            if process.up and ((self.there and process.heard) or process.up[0][0] == "lost"):
                 found.append((functools.partial(self.deliver, process), process.pace))
             if process.can_report:
                 found.append((functools.partial(self.report, process), process.pace))
