@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from dist_dp import __version__
 from dist_dp.cli import main
 from runtime import launch
+from runtime.checkpoint import Saver
 from runtime.run_lock import run_lock
 
 COMMAND = [sys.executable, "-c", "from dist_dp.cli import main; main(prog_name='dist-dp')"]
@@ -453,8 +454,15 @@ def test_a_damaged_checkpoint_is_told_once_and_the_one_before_used(finished: Pat
 
 
 @pytest.fixture
-def finished() -> Path:
-    """A run of 20 steps with the checkpoints of steps 8, 16 and 20."""
+def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of 20 steps with the checkpoints of steps 8, 16 and 20: here the steps wait for the disk."""
+    save = Saver.save
+
+    def waited_for(self: Saver, *arguments: Any, **options: Any) -> None:
+        save(self, *arguments, **options)
+        self.drain()
+
+    monkeypatch.setattr(Saver, "save", waited_for)
     runpy.run_path(train("run='runs/a', progress=False, checkpoint_every=8, validation=x"))
     return Path("runs/a")
 
