@@ -19,12 +19,17 @@ from ..member import Formation, Lost, Member, Position
 from ..transports.solo import SoloGroup
 
 HEARTBEAT = 0.5  # seconds between two
-_LAST_WORDS = 2.0  # seconds to wait at most until the launcher has been told how the program ended
 _WAITING = ("exchange", "")  # what a worker does that makes no progress by itself, or is not in a session
 
 
 class CoordinatedMember(Member):
-    """A worker among those of its run, as its coordinator tells."""
+    """A worker among those of its run, as its coordinator tells.
+
+    Attributes:
+        last_words: seconds to wait at most until the launcher has been told how the program ended.
+    """
+
+    last_words = 2.0
 
     def __init__(self, worker: int, workers: int) -> None:
         super().__init__()
@@ -32,6 +37,7 @@ class CoordinatedMember(Member):
         self._former: Group | None = None
         self._count, self._doing, self._last = 0, "", (0, "")
         self._asked: Position | None = None
+        self._asks = 0  # how often it did
         self._condition = threading.Condition()  # holds what follows together
         self._answer: tuple[Mapping[str, Any], Sequence[int]] | None = None  # to the newest ask
         self._aborted = -1  # the newest generation that is known to have ended
@@ -96,14 +102,14 @@ class CoordinatedMember(Member):
     def _end(self, message: Any) -> None:
         if not self._ended:
             self._ended = True
-            self._say(message, wait=_LAST_WORDS)
+            self._say(message, wait=self.last_words)
 
     def _ask(self, position: Position) -> tuple[Mapping[str, Any], Sequence[int]]:
         """Ask for the next generation; what the launcher tells, and the descriptors that came with it."""
         with self._condition:
-            self._asked = position
+            self._asked, self._asks = position, self._asks + 1
             try:
-                self._say({"say": "ask", "position": tuple(position), **self._place()})
+                self._say({"say": "ask", "position": tuple(position), "number": self._asks, **self._place()})
                 self._condition.wait_for(lambda: self._answer is not None or self._stopped is not None)
                 if self._answer is None:
                     raise Lost(f"the run ends: {self._stopped}; the same command resumes it")

@@ -3,7 +3,7 @@
     driver   -> news      what to start and to end, what workers print, how it ended      (waits for the next)
     worker   -> hear      form, past, abort, invite, stop                                 (waits for the next)
     worker   -> say       ask, alive, left, failed, output, ...
-    driver   -> room, started, gone, drain, stop
+    driver   -> told      room, started, pending, gone, drain, stop                       (one call at a time)
 
 All methods run in one event loop, so nothing here needs a lock. If the actor dies Ray starts it again, empty: it has
 another `term` then. Who calls with the former one is asked to `report`, and the driver to `restore`; from that the
@@ -38,7 +38,7 @@ from ...member import Position
 
 _TICK = 0.5  # seconds between looks at the clock, at most
 _PATIENCE = 20.0  # seconds that a caller is kept waiting when there is nothing to tell
-_REPORTS = 3.0  # seconds to wait for the reports of workers that the driver says are there
+_REPORTS = 15.0  # seconds to wait for the reports of workers that the driver says are there
 
 Numbered = list[tuple[int, Any]]
 
@@ -82,46 +82,45 @@ class CoordinatorActor:
         self._news = _Mailbox()
         self._live: dict[int, int] = {}  # of each worker whose process is there, which of its lives it is
         self._boxes: dict[tuple[int, int], _Mailbox] = {}
-        self._reports: dict[int, Standing | None] = {}
-        self._reported = asyncio.Event()
+        self._reports: dict[tuple[int, int], Standing] = {}
+        self._called = 0.0  # when the driver first asked to restore
         self._places: dict[int, tuple[Any, str]] = {}  # of each worker: its address, its node
         self._clock: asyncio.Task[None] | None = None
         self._short = 0  # workers without room, as told last
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
-    async def restore(self, live: Mapping[int, int], rooms: Sequence[int], stop: str | None) -> str:
-        """Begin: from nothing, or from what a former coordinator left. Returns the term.
+    async def restore(
+        self, live: Mapping[int, int], rooms: Sequence[int], stop: str | None, complete: bool
+    ) -> str:
+        """Begin: from nothing, or from what a former coordinator left. Returns the term, or "" if workers have still to
+        report: then it is to be called again.
 
         Args:
             live: the workers that are there, and which of its lives each lives.
-            rooms: the workers for whom there is room.
+            rooms: the workers that are not, and have room.
             stop: why everything is to end, if that was asked for.
+            complete: a worker has come to the end of the program.
         """
-        if self._coordinator is not None:
-            return self._term
-        self._live = dict(live)
-        for worker, life in live.items():
-            self._boxes[worker, life] = _Mailbox()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_reported(), _REPORTS)
-        there = {worker: self._reports.get(worker) for worker in self._live}
         now = time.monotonic()
-        self._coordinator, actions = Coordinator.restored(
-            self._workers, self._limits, self._least, there, now
-        )
-        self._do(actions)
-        if stop is not None:
-            self._do(self._coordinator.stop(stop, now))
-        for worker in rooms:
-            self._do(self._coordinator.room(worker, now))
-        self._clock = asyncio.create_task(self._tick())
+        self._called = self._called or now
+        there = {worker: self._reports.get((worker, life)) for worker, life in live.items()}
+        if self._coordinator is None and None in there.values() and now < self._called + _REPORTS:
+            return ""
+        if self._coordinator is None:
+            self._live = dict(live)
+            for key in live.items():
+                self._boxes.setdefault(key, _Mailbox())
+            self._coordinator, actions = Coordinator.restored(
+                self._workers, self._limits, self._least, there, now, complete
+            )
+            self._do(actions)
+            if stop is not None:
+                self._do(self._coordinator.stop(stop, now))
+            for worker in rooms:
+                self._do(self._coordinator.room(worker, now))
+            self._clock = asyncio.create_task(self._tick())
         return self._term
-
-    async def _all_reported(self) -> None:
-        while any(worker not in self._reports for worker in self._live):
-            self._reported.clear()
-            await self._reported.wait()
 
     async def news(self, term: str, after: int) -> tuple[str, Numbered]:
         """What the driver is to do or to know; of another term: nothing, it is to `restore` first."""
@@ -129,38 +128,51 @@ class CoordinatorActor:
             return self._term, []
         return self._term, await self._news.after(after)
 
-    async def room(self, worker: int) -> None:
+    async def told(self, term: str, messages: Sequence[Any]) -> None:
+        """Take what the driver says, in its order: the name of one of the methods below, and its arguments."""
+        if term == self._term:
+            for name, *arguments in messages:
+                getattr(self, name)(*arguments)
+
+    def room(self, worker: int) -> None:
         self._do(self._begun.room(worker, time.monotonic()))
 
-    async def started(self, worker: int, life: int) -> None:
+    def started(self, worker: int, life: int) -> None:
         """A process was started for this worker."""
         self._live[worker] = life
         self._boxes[worker, life] = _Mailbox()
 
-    async def pending(self, worker: int, life: int) -> None:
+    def pending(self, worker: int, life: int) -> None:
         """This worker's process takes its time to be there, and the driver knows why."""
         if self._live.get(worker) == life:
             self._do(self._begun.heartbeat(worker, 0, False, time.monotonic()))
 
-    async def gone(self, worker: int, life: int, reason: str, room: bool) -> None:
-        """This worker's process has ended, or will never be heard again."""
+    def gone(self, worker: int, life: int, reason: str, room: bool, complete: bool = False) -> None:
+        """This worker's process has ended, or will never be heard again.
+
+        Args:
+            room: for another in its place.
+            complete: it had come to the end of the program.
+        """
         if self._live.get(worker) == life:
+            if complete:
+                self._do(self._begun.left(worker, time.monotonic()))
             del self._live[worker]
             self._boxes.pop((worker, life), None)
             self._do(self._begun.lost(worker, reason, time.monotonic(), room))
 
-    async def drain(self, worker: int, reason: str) -> None:
+    def drain(self, worker: int, reason: str) -> None:
         self._do(self._begun.drain(worker, reason, time.monotonic()))
 
-    async def stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
         self._do(self._begun.stop(reason, time.monotonic()))
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
-    async def report(self, worker: int, life: int, standing: Standing) -> str:
-        """What a worker knows of its place; returns the term."""
-        self._reports[worker] = standing
-        self._reported.set()
+    async def report(self, worker: int, life: int, standing: Standing, address: Any, node: str) -> str:
+        """What a worker knows of its place among the others, and where it is; returns the term."""
+        self._reports[worker, life] = standing
+        self._places[worker] = address, node
         return self._term
 
     async def hear(self, worker: int, life: int, term: str, after: int) -> tuple[str, Numbered]:
@@ -173,8 +185,9 @@ class CoordinatorActor:
             return self._term, []
         return self._term, await box.after(after)
 
-    async def say(self, worker: int, life: int, term: str, messages: Sequence[Any]) -> bool:
-        """Take what a worker says, in its order. Whether it was taken: not before this coordinator has begun."""
+    async def say(self, worker: int, life: int, term: str, messages: Sequence[Any]) -> bool | None:
+        """Take what a worker says, in its order. Whether it was taken: not before this coordinator has begun; None: the
+        worker has been given up (it could not be reached for a while, say), and what it says does not count."""
         if term != self._term or self._coordinator is None:
             return False
         for message in messages:
@@ -182,7 +195,7 @@ class CoordinatorActor:
                 self._news.put(("output", worker, message["stream"], message["data"]))
             elif self._live.get(worker) == life:
                 self._do(self._heard(worker, message))
-        return True
+        return True if self._live.get(worker) == life else None
 
     def _heard(self, worker: int, message: Any) -> list[Action]:
         coordinator, now = self._begun, time.monotonic()
@@ -190,7 +203,6 @@ class CoordinatorActor:
             case "alive":
                 return coordinator.heartbeat(worker, message["progress"], message["waiting"], now)
             case "ask":
-                self._places[worker] = message["address"], message["node"]
                 return coordinator.ask(worker, Position(*message["position"]), now)
             case "failed":
                 return coordinator.failed(worker, message["report"], now)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...coordinator import Limits, Over
@@ -33,7 +33,6 @@ _STARTING = 30.0  # seconds that an actor may take to be there, in a room that i
 _ENDING = 2.0  # seconds that an actor may take to be gone; then its node is taken for lost
 _NOTICE = 5.0  # seconds before a drained node goes, when its workers leave in any case
 _SAY_SHORT = 2.0  # seconds of waiting for room before that is said
-_LONG = 60.0  # seconds to wait for an actor's first answer
 
 Program = Callable[[], Any]
 Report = Callable[[BaseException], Mapping[str, Any]]
@@ -106,6 +105,8 @@ class RayHost:
         self._drained: set[int] = set()  # they are to move
         self._watched: dict[Any, Callable[[Any], None]] = {}
         self._term, self._heard = "", 0
+        self._begun, self._telling = False, False  # the coordinator has begun; it is being told something
+        self._to_tell: list[tuple[Any, ...]] = []
         self._over: Over | None = None
         self._why_stop: str | None = None
         self._requests: list[str] = []
@@ -172,12 +173,40 @@ class RayHost:
     def _restore(self) -> None:
         """Tell a coordinator that has just begun how things stand."""
         live = {worker: it.life for worker, it in self._workers.items()}
-        rooms = [worker for worker in live if worker not in self._roomless]
-        self._heard = 0
-        with contextlib.suppress(RayError, GetTimeoutError):
-            ref = self._coordinator.restore.remote(live, rooms, self._why_stop)
-            self._term = ray.get(ref, timeout=_LONG)
-        self._ask_for_news()
+        rooms = [worker for worker in range(self._most) if not (worker in live or worker in self._roomless)]
+        self._begun, self._to_tell = False, []
+        ref = self._coordinator.restore.remote(live, rooms, self._why_stop, bool(self.results))
+        self._watch(ref, self._restored)
+
+    def _restored(self, ref: Any) -> None:
+        try:
+            term = ray.get(ref)
+        except ActorDiedError as error:
+            self._over = Over(3, f"the coordinator cannot be started again: {error}")
+            return
+        except RayError:
+            term = ""
+        if term:
+            self._term, self._heard, self._begun = term, 0, True
+            self._ask_for_news()
+        else:
+            time.sleep(_LOOK / 2)  # workers have still to report, or it starts again
+            self._restore()
+
+    def _tell(self, *message: Any) -> None:
+        """Let the coordinator know something. Of calls that are under way together Ray keeps no order, so there is one
+        at a time."""
+        self._to_tell.append(message)
+
+    def _tell_now(self) -> None:
+        if self._to_tell and self._begun and not self._telling:
+            messages, self._to_tell, self._telling = self._to_tell, [], True
+            self._watch(self._coordinator.told.remote(self._term, messages), self._was_told)
+
+    def _was_told(self, ref: Any) -> None:
+        self._telling = False
+        with contextlib.suppress(RayError):  # it was lost, and the next one is told how things stand
+            ray.get(ref)
 
     def _ask_for_news(self) -> None:
         self._watch(self._coordinator.news.remote(self._term, self._heard), self._told)
@@ -244,10 +273,10 @@ class RayHost:
         node = self._rooms.look([worker]).get(worker)
         self._life += 1
         if node is None:
-            self._coordinator.started.remote(worker, self._life)
+            self._tell("started", worker, self._life)
             self._no_room(worker, self._life, "its room is gone")
             return
-        self._coordinator.started.remote(worker, self._life)
+        self._tell("started", worker, self._life)
         resources = {name: amount for name, amount in self._bundle.items() if name != "CPU"}
         actor = ray.remote(WorkerActor)
         handle = actor.options(
@@ -282,21 +311,21 @@ class RayHost:
         if code == 0:
             self.results[it.worker] = value
         it.handle.__ray_terminate__.remote()
-        self._gone(it, f"its program ended with exit code {code}")
+        self._gone(it, f"its program ended with exit code {code}", code == 0)
 
     def _end(self, it: _Worker, reason: str) -> None:
         it.reason, it.ended = reason, time.monotonic()
         ray.kill(it.handle)
 
-    def _gone(self, it: _Worker, reason: str) -> None:
+    def _gone(self, it: _Worker, reason: str, complete: bool = False) -> None:
         """Its process is gone; in its room, if there still is one, is place for the next."""
         del self._workers[it.worker]
         moves = it.worker in self._drained
         if moves or not self._rooms.look([it.worker]):
             self._drained.discard(it.worker)
-            self._no_room(it.worker, it.life, reason)
+            self._no_room(it.worker, it.life, reason, complete)
         else:
-            self._coordinator.gone.remote(it.worker, it.life, reason, True)
+            self._tell("gone", it.worker, it.life, reason, True, complete)
 
     def _lost_with_node(self, it: _Worker, reason: str) -> None:
         del self._workers[it.worker]
@@ -304,9 +333,9 @@ class RayHost:
         ray.kill(it.handle)
         self._no_room(it.worker, it.life, reason)
 
-    def _no_room(self, worker: int, life: int, reason: str) -> None:
+    def _no_room(self, worker: int, life: int, reason: str, complete: bool = False) -> None:
         self._roomless.add(worker)
-        self._coordinator.gone.remote(worker, life, reason, False)
+        self._tell("gone", worker, life, reason, False, complete)
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -314,6 +343,7 @@ class RayHost:
         self._watched[ref] = handler
 
     def _turn(self) -> None:
+        self._tell_now()
         done, _ = ray.wait(list(self._watched), num_returns=1, timeout=_LOOK, fetch_local=False)
         for ref in done:
             self._watched.pop(ref)(ref)
@@ -327,7 +357,7 @@ class RayHost:
                 if now > it.begun + _STARTING:
                     self._lost_with_node(it, f"its actor was not there after {_STARTING:g} s")
                 else:
-                    self._coordinator.pending.remote(it.worker, it.life)
+                    self._tell("pending", it.worker, it.life)
         while self._requests:
             self._stop_requested(self._requests.pop(0))
 
@@ -336,7 +366,7 @@ class RayHost:
             return
         for worker in self._rooms.look(self._roomless):
             self._roomless.discard(worker)
-            self._coordinator.room.remote(worker)
+            self._tell("room", worker)
         if self._short and not self._said_short and now > self._short_since + _SAY_SHORT:
             self._said_short = True
             text = self._missing()
@@ -367,14 +397,14 @@ class RayHost:
             others = sum(other.worker not in self._drained for other in self._workers.values())
             soon = deadline is not None and time.time() > deadline - _NOTICE
             if others >= self._least or soon or self._rooms.look([it.worker]):
-                self._coordinator.drain.remote(it.worker, "its node is being drained")
+                self._tell("drain", it.worker, "its node is being drained")
 
     def _stop_requested(self, reason: str) -> None:
         if self._why_stop is not None:
             for it in self._workers.values():
                 self._end(it, reason)
         self._why_stop = reason
-        self._coordinator.stop.remote(reason)
+        self._tell("stop", reason)
 
 
 def _cause(error: RayError) -> str:

@@ -49,6 +49,7 @@ class RayMember(CoordinatedMember):
     """
 
     backend = "ray"
+    last_words = 20.0  # a coordinator that was lost is back by then
 
     def __init__(self, coordinator: Any, worker: int, life: int, workers: int) -> None:
         super().__init__(worker, workers)
@@ -57,6 +58,7 @@ class RayMember(CoordinatedMember):
         self._node = ray.get_runtime_context().get_node_id()
         self._term = ""
         self._standing, self._left = Standing(), False
+        self._known = 0  # of its asks, how many the coordinator knows from its report
         self._outgoing: deque[tuple[Any, threading.Event]] = deque()
         self._printed: deque[tuple[str, bytes]] = deque()
         self._held = 0
@@ -135,19 +137,23 @@ class RayMember(CoordinatedMember):
     def _deliver(self, messages: Sequence[Any]) -> None:
         while True:
             if self._term:
+                messages = [told for told in messages if told.get("number", self._known + 1) > self._known]
                 with contextlib.suppress(RayError, GetTimeoutError):
                     ref = self._coordinator.say.remote(*self._me, self._term, messages)
-                    if ray.get(ref, timeout=_CUT_OFF):
-                        self._contact = time.monotonic()
+                    taken = ray.get(ref, timeout=_CUT_OFF)
+                    if taken is None and not self._ended:
+                        self._cut_off("was given up by the coordinator: it could not be reached for a while")
+                    self._contact = time.monotonic()
+                    if taken is not False:
                         return
             if time.monotonic() - self._contact > _CUT_OFF:
-                self._cut_off()
+                self._cut_off(f"has had no word from the coordinator for {_CUT_OFF:g} s")
             time.sleep(_PAUSE)
 
-    def _cut_off(self) -> None:
-        reason = f"worker {self.worker} has had no word from the coordinator for {_CUT_OFF:g} s"
+    def _cut_off(self, how: str) -> None:
+        reason = f"worker {self.worker} {how}"
         self._told({"tell": "abort", "generation": self._standing.generation})
-        self._told({"tell": "stop", "reason": f"{reason}: it is cut off, and the others go on without it"})
+        self._told({"tell": "stop", "reason": f"{reason}; the others go on without it"})
         os.write(2, f"{reason}, this process ends\n".encode())
         time.sleep(_GRACE)
         os._exit(_ORPHAN)
@@ -162,9 +168,12 @@ class RayMember(CoordinatedMember):
                 term, messages = ray.get(ref, timeout=_ANSWER)
                 if term != self._term:
                     after = 0
-                    self._term = ray.get(
-                        self._coordinator.report.remote(*self._me, self._stand()), timeout=_ANSWER
+                    standing, asks = self._stand()
+                    place = self._place()
+                    ref = self._coordinator.report.remote(
+                        *self._me, standing, place["address"], place["node"]
                     )
+                    self._term, self._known = ray.get(ref, timeout=_ANSWER), asks
             except (RayError, GetTimeoutError):
                 time.sleep(_PAUSE)
                 continue
@@ -172,9 +181,12 @@ class RayMember(CoordinatedMember):
                 after = number
                 self._told(message)
 
-    def _stand(self) -> Standing:
-        standing, asked = self._standing, self._asked
-        if self._answer is not None:
-            asked = None  # it has been answered
-        aborted = self._aborted >= standing.generation > 0
-        return replace(standing, asked=asked, aborted=aborted, left=self._left)
+    def _stand(self) -> tuple[Standing, int]:
+        """Where it stands, and the number of its asks so far."""
+        with self._condition:
+            standing, asked = self._standing, self._asked
+            if self._answer is not None:
+                asked = None  # it has been answered
+            aborted = self._aborted >= standing.generation > 0
+            place = replace(standing, asked=asked, aborted=aborted, invited=self._invited, left=self._left)
+            return place, self._asks
