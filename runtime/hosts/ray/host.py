@@ -159,7 +159,8 @@ class RayHost:
     # --- the coordinator ----------------------------------------------------------------------------------------------
 
     def _make_coordinator(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # With the driver, and nowhere else (which soft=True does not keep to): cut off from it, it would be of no use.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(CoordinatorActor)
         self._coordinator = actor.options(
             name=f"dist_dp-{os.urandom(6).hex()}",
