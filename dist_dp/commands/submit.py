@@ -298,7 +298,7 @@ async def _follow(client: JobSubmissionClient, job: str, show: Callable[[str], N
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
             if time.monotonic() - there > _PATIENCE:
                 raise OSError(error) from None
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.2)  # the log may end a little before the job
 
 
 async def _watched(texts: AsyncIterator[str], client: JobSubmissionClient) -> AsyncIterator[str]:
