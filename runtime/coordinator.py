@@ -319,6 +319,14 @@ class Coordinator:
             it.progress, it.waiting, it.moved = progress, waiting, now
         return []
 
+    def pending(self, worker: int, now: float) -> list[Action]:
+        """A worker that has said nothing yet takes its time to start, and whoever starts it knows."""
+        self._wake(now)
+        it = self._workers.get(worker)
+        if it is not None and not it.heard:
+            it.seen = now
+        return []
+
     def left(self, worker: int, now: float) -> list[Action]:
         """A worker's program came to its end (`Member.leave`); its process is about to exit."""
         it = self._hear(worker, now)

@@ -10,7 +10,7 @@ from coordinator.simulated import PHASES, Cluster, Fault, Turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.coordinator import Coordinator, Form, Invite, Limits, Over, Standing, Start
+from runtime.coordinator import Coordinator, End, Form, Invite, Limits, Over, Standing, Start
 from runtime.member import Position
 
 
@@ -104,6 +104,17 @@ def test_it_waits_for_room_and_says_so() -> None:
     assert coordinator.lacking == 1 and coordinator.ask(2, Position(0, 7), 0.5) == []
     start, form = coordinator.room(0, 99.0)
     assert start == Start(0) and isinstance(form, Form) and form.members == (2,), "who comes later is invited"
+
+
+def test_a_worker_may_take_long_to_start_while_that_is_known() -> None:
+    coordinator = Coordinator(1)
+    coordinator.room(0, 0.0)
+    for now in range(1, 100):
+        assert coordinator.pending(0, float(now)) == coordinator.tick(float(now)) == []
+    coordinator.heartbeat(0, 0, False, 100.0)
+    for now in range(101, 105):
+        assert coordinator.pending(0, float(now)) == coordinator.tick(float(now)) == []
+    assert coordinator.tick(105.0) == [End(0, "it said nothing for 5 s")]
 
 
 # --- drained ----------------------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 TESTED = ((2, 55), (2, 60))  # the oldest and the newest version of Ray that dist_dp is tested with
+
+_PATIENCE = 5.0  # seconds to wait for an answer at the cluster's address
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for the driver of a submitted job
 _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -72,6 +75,8 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
     if "ray" not in sys.modules:  # it reads these when it is loaded
         os.environ.update(explicit_authentication(os.environ, own=address is None))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # What Ray prints in the driver about workers that end, which the driver tells itself.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
         from ray.exceptions import AuthenticationError
@@ -84,6 +89,8 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
     here = address is None or address.startswith(("127.", "localhost"))
     if working_dir is None and not here and _JOB not in os.environ:
         working_dir = os.getcwd()
+    if address is not None:
+        _check_address(address)
     own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(
@@ -99,10 +106,7 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
             "and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on its nodes"
         ) from None
     except ConnectionError as error:
-        raise ClusterError(
-            f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with `ray start --head`, or "
-            "give RAY_ADDRESS the address that it told"
-        ) from None
+        raise _no_cluster(address, error) from None
     except (ValueError, RuntimeError) as error:
         ray.shutdown()
         if "exceeds the maximum size" in str(error) or "size limit" in str(error):
@@ -116,6 +120,24 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
         yield None if sent else os.getcwd()
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise ClusterError if nothing listens at HOST:PORT; Ray itself would try for more than a minute."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str | None, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with `ray start --head`, or "
+        "give RAY_ADDRESS the address that it told"
+    )
 
 
 def fitting(bundle: Mapping[str, float]) -> int:

@@ -145,7 +145,7 @@ class CoordinatorActor:
     def pending(self, worker: int, life: int) -> None:
         """This worker's process takes its time to be there, and the driver knows why."""
         if self._live.get(worker) == life:
-            self._do(self._begun.heartbeat(worker, 0, False, time.monotonic()))
+            self._do(self._begun.pending(worker, time.monotonic()))
 
     def gone(self, worker: int, life: int, reason: str, room: bool, complete: bool = False) -> None:
         """This worker's process has ended, or will never be heard again.
