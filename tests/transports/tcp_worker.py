@@ -1,8 +1,8 @@
 """A worker of `test_tcp_link.py`, in a network of its own.
 
-Arguments: rank, timeout, how many exchanges to take part in before it waits for a line (-1: go on for ever).
-Input: the address of its interface, then the addresses of both listeners. Output: "up"; its address; "exchanged" after
-each exchange; at the end how many totals it holds, the pending one with them, and why it ended.
+Arguments: rank, timeout, how many exchanges to take part in before it waits for a line (-1: go on for ever), the
+address of its interface. Input: the addresses of both listeners. Output: its address; "exchanged" after each exchange;
+at the end how many totals it holds, the pending one with them, and why it ended.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from runtime.group import GroupBroken
 from runtime.transports.tcp import Listener, TcpGroup
 
 
-def main(rank: int, timeout: float, turns: int) -> None:
-    print("up", flush=True)
-    with Listener(input()) as listener:
+def main(rank: int, timeout: float, turns: int, interface: str) -> None:
+    with Listener(interface) as listener:
         print(json.dumps(listener.address), flush=True)
         addresses = [(host, port) for host, port in json.loads(input())]
         group = TcpGroup(listener, addresses, rank, 1, b"secret", timeout)
@@ -36,4 +35,4 @@ def main(rank: int, timeout: float, turns: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -1,7 +1,4 @@
-"""A link that is cut, without a word from either side: two workers in networks of their own, and a cable between them.
-
-The networks are anonymous namespaces, which end with the workers.
-"""
+"""A link that is cut, without a word from either side: two workers with networks of their own, and a cable between."""
 
 from __future__ import annotations
 
@@ -11,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from networks import Network, network
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).parent / "tcp_worker.py"
@@ -23,62 +21,35 @@ SECONDS = 60.0  # after which a test is held to hang
 PROBES = 6.0  # seconds until a link on which nothing is sent is given up: not less than 6 probes of a second
 
 
-def _permitted() -> bool:
-    try:
-        made = subprocess.run(
-            ["unshare", "--net", "ip", "link", "add", "type", "veth"], capture_output=True, timeout=10
-        )
-    except FileNotFoundError:
-        return False
-    return made.returncode == 0
-
-
 class Cable:
-    """Two workers, each in a namespace, and a pair of network devices."""
+    """Two workers, each on a host, connected to each other."""
 
-    def __init__(self, turns: list[int]) -> None:
+    def __init__(self, joined: Network, turns: list[int]) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.joined = joined
         self.workers = [
             subprocess.Popen(
-                ["unshare", "--net", sys.executable, WORKER, str(rank), str(TIMEOUT), str(n)],
+                [*host.enter, sys.executable, WORKER, str(rank), str(TIMEOUT), str(n), host.address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 env=environment,
             )
-            for rank, n in enumerate(turns)
+            for rank, (host, n) in enumerate(zip(joined.hosts, turns, strict=True))
         ]
         self.limit = threading.Timer(SECONDS, self.kill)
         self.limit.start()
 
     def form(self) -> None:
-        for rank in range(2):
-            assert self.hear(rank) == "up"
-        self.ip(
-            0,
-            "link",
-            "add",
-            "cable",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "cable",
-            "netns",
-            str(self.workers[1].pid),
-        )
-        for rank in range(2):
-            self.ip(rank, "address", "add", f"10.0.0.{rank + 1}/24", "dev", "cable")
-            self.ip(rank, "link", "set", "cable", "up")
-            self.say(rank, f"10.0.0.{rank + 1}")
         addresses = [json.loads(self.hear(rank)) for rank in range(2)]
-        assert [host for host, _ in addresses] == ["10.0.0.1", "10.0.0.2"]
+        assert [address for address, _ in addresses] == [host.address for host in self.joined.hosts]
         for rank in range(2):
             self.say(rank, json.dumps(addresses))
 
-    def ip(self, rank: int, *words: str) -> None:
-        target = ["nsenter", "--target", str(self.workers[rank].pid), "--net", "ip", *words]
-        subprocess.run(target, check=True, timeout=10)
+    def cut(self) -> float:
+        """Cut it; returns when."""
+        self.joined.cut(self.joined.hosts[0])
+        return time.monotonic()
 
     def say(self, rank: int, line: str) -> None:
         pipe = self.workers[rank].stdin
@@ -110,57 +81,58 @@ class Cable:
 
 
 @pytest.fixture
-def cables() -> Iterator[list[Cable]]:
-    """Those made here are taken away, whatever happened."""
-    if not _permitted():
-        pytest.skip("making network namespaces is not permitted here")
-    made: list[Cable] = []
-    yield made
-    for cable in made:
-        cable.close()
+def cable() -> Iterator[Callable[[list[int]], Cable]]:
+    """A cable whose workers take part in so many exchanges before they wait; taken away whatever happened."""
+    with network(2) as joined:
+        made: list[Cable] = []
+
+        def make(turns: list[int]) -> Cable:
+            made.append(Cable(joined, turns))
+            made[0].form()
+            return made[0]
+
+        yield make
+        for each in made:
+            each.close()
 
 
 @pytest.mark.process
-def test_a_cut_link_ends_an_exchange_within_the_deadline(cables: list[Cable]) -> None:
-    cables.append(cable := Cable([-1, -1]))
-    cable.form()
+def test_a_cut_link_ends_an_exchange_within_the_deadline(cable: Callable[[list[int]], Cable]) -> None:
+    link = cable([-1, -1])
     for _ in range(5):
-        assert cable.hear(0) == "exchanged"
-    cable.ip(0, "link", "set", "cable", "down")
-    cut = time.monotonic()
-    ends = [cable.end(rank) for rank in range(2)]
+        assert link.hear(0) == "exchanged"
+    cut = link.cut()
+    ends = [link.end(rank) for rank in range(2)]
     assert time.monotonic() - cut < TIMEOUT + 1.5
     assert all("generation 1 has ended" in error for _, error in ends)
     assert abs(ends[0][0] - ends[1][0]) <= 1 and min(ends)[0] >= 5
 
 
 @pytest.mark.process
-def test_a_cut_link_ends_the_wait_for_a_worker_that_has_not_begun(cables: list[Cable]) -> None:
+def test_a_cut_link_ends_the_wait_for_a_worker_that_has_not_begun(
+    cable: Callable[[list[int]], Cable],
+) -> None:
     """Nothing is under way, so there is no deadline: the probes find out, and both are told."""
-    cables.append(cable := Cable([-1, 3]))
-    cable.form()
+    link = cable([-1, 3])
     for _ in range(3):
-        assert cable.hear(0) == cable.hear(1) == "exchanged"
+        assert link.hear(0) == link.hear(1) == "exchanged"
     time.sleep(1.5 * TIMEOUT)  # that long is no fault
-    cable.ip(0, "link", "set", "cable", "down")
-    cut = time.monotonic()
-    assert cable.end(0) == (3, "generation 1 has ended at worker 0 of 2: the link to worker 1 has ended")
+    cut = link.cut()
+    assert link.end(0) == (3, "generation 1 has ended at worker 0 of 2: the link to worker 1 has ended")
     assert time.monotonic() - cut < PROBES + 1.5
-    cable.say(1, "go on")
-    assert cable.end(1)[0] == 3
+    link.say(1, "go on")
+    assert link.end(1)[0] == 3
     assert time.monotonic() - cut < PROBES + TIMEOUT + 1.5
 
 
 @pytest.mark.process
-def test_an_exchange_that_begins_on_a_cut_link_is_ended(cables: list[Cable]) -> None:
+def test_an_exchange_that_begins_on_a_cut_link_is_ended(cable: Callable[[list[int]], Cable]) -> None:
     """What a worker says first is never confirmed."""
-    cables.append(cable := Cable([3, 3]))
-    cable.form()
+    link = cable([3, 3])
     for _ in range(3):
-        assert cable.hear(0) == cable.hear(1) == "exchanged"
-    cable.ip(0, "link", "set", "cable", "down")
-    cut = time.monotonic()
+        assert link.hear(0) == link.hear(1) == "exchanged"
+    cut = link.cut()
     for rank in range(2):
-        cable.say(rank, "go on")
-    assert [cable.end(rank)[0] for rank in range(2)] == [3, 3]
+        link.say(rank, "go on")
+    assert [link.end(rank)[0] for rank in range(2)] == [3, 3]
     assert time.monotonic() - cut < PROBES + 1.5
