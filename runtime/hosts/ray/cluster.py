@@ -77,6 +77,8 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # What Ray prints in the driver about workers that end, which the driver tells itself.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+        if address is not None:  # it is there, so this is how long a wrong token takes to be told
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
     try:
         import ray
         from ray.exceptions import AuthenticationError
@@ -100,13 +102,13 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
             logging_level=logging.ERROR,
             **(own if address is None else {}),
         )
-    except AuthenticationError as error:
+    except (AuthenticationError, ConnectionError) as error:
+        # Something listens there, or it would not have come so far. Ray seldom says that it is the token.
         raise ClusterError(
-            f"the Ray cluster at {address!r} did not accept the token ({_first_line(error)}); set RAY_AUTH_MODE=token "
-            "and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on its nodes"
+            f"the Ray cluster at {address!r} does not take this driver ({_first_line(error)}); RAY_AUTH_MODE and "
+            "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, must be as on its nodes, and the port that of its GCS, as "
+            "`ray start --head` told"
         ) from None
-    except ConnectionError as error:
-        raise _no_cluster(address, error) from None
     except (ValueError, RuntimeError) as error:
         ray.shutdown()
         if "exceeds the maximum size" in str(error) or "size limit" in str(error):
@@ -130,14 +132,10 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.rpartition("/")[2], int(port)), _PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise _no_cluster(address, error) from None
-
-
-def _no_cluster(address: str | None, error: Exception) -> ClusterError:
-    return ClusterError(
-        f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with `ray start --head`, or "
-        "give RAY_ADDRESS the address that it told"
-    )
+        raise ClusterError(
+            f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with `ray start --head`, or "
+            "give RAY_ADDRESS the address that it told"
+        ) from None
 
 
 def fitting(bundle: Mapping[str, float]) -> int:

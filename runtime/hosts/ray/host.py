@@ -321,15 +321,22 @@ class RayHost:
     def _gone(self, it: _Worker, reason: str, complete: bool = False) -> None:
         """Its process is gone; in its room, if there still is one, is place for the next."""
         del self._workers[it.worker]
-        moves = it.worker in self._drained
-        if moves or not self._rooms.look([it.worker]):
-            self._drained.discard(it.worker)
+        if self._moved(it) or not self._rooms.look([it.worker]):
             self._no_room(it.worker, it.life, reason, complete)
         else:
             self._tell("gone", it.worker, it.life, reason, True, complete)
 
+    def _moved(self, it: _Worker) -> bool:
+        """Whether it was to move; then it is gone from its former room now."""
+        moves = it.worker in self._drained
+        if moves:
+            self._drained.discard(it.worker)
+            self._rooms.moved(it.worker)
+        return moves
+
     def _lost_with_node(self, it: _Worker, reason: str) -> None:
         del self._workers[it.worker]
+        self._moved(it)
         self._rooms.suspect(it.node)
         ray.kill(it.handle)
         self._no_room(it.worker, it.life, reason)

@@ -43,6 +43,7 @@ class Rooms:
         needed = placement_group([self._bundle] * least, strategy=strategy.upper())
         self._groups = [needed]
         self._rooms = {worker: _Room(needed, worker) for worker in range(least)}
+        self._former: dict[int, _Room] = {}  # of workers that are to move
         self._suspects: dict[str, float] = {}
         for worker in range(least, most):
             self._ask(worker)
@@ -84,7 +85,16 @@ class Rooms:
 
     def move(self, worker: int) -> None:
         """Want a room for this worker on another node: its own is being drained, and gets nothing new from Ray."""
+        self._former[worker] = self._rooms[worker]
         self._ask(worker)
+
+    def moved(self, worker: int) -> None:
+        """Nobody is in this worker's former room any more: give it back, or Ray would find it another place in time.
+        One that belongs to a group with others is kept with them."""
+        group = self._former.pop(worker).group
+        if all(room.group is not group for room in (*self._rooms.values(), *self._former.values())):
+            self._groups.remove(group)
+            remove_placement_group(group)
 
     def close(self) -> None:
         """Give all rooms back; who is still in one is ended by Ray."""
