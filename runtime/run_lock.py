@@ -6,11 +6,16 @@ no stale lock behind. What the file says (process and host) is there for the mes
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_log = logging.getLogger(__name__)
+
+_PATIENT = 2.0  # seconds of waiting before that is said
 
 _held: set[int] = set()
 
@@ -51,14 +56,21 @@ def run_lock(path: str | os.PathLike[str], patience: float = 0.0) -> Iterator[No
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _held.add(descriptor)
     try:
-        until = time.monotonic() + patience
+        began, said = time.monotonic(), False
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= until:
+                waited = time.monotonic() - began
+                if waited >= patience:
                     raise RunInUse(os.fspath(path), _holder(descriptor)) from None
+                if waited > _PATIENT and not said:
+                    said = True
+                    _log.warning(
+                        f"{path} is still held by {_holder(descriptor)}, which was lost; waiting for it to be free, "
+                        f"{patience:g} s at most"
+                    )
                 time.sleep(0.01)
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         os.ftruncate(descriptor, 0)

@@ -170,13 +170,16 @@ class StoreLock:
                 self._store.url, f"{self._other}, which found this process silent for {self._patience:.0f} s"
             )
 
-    def confirm(self) -> None:
+    def confirm(self, within: float | None = None) -> None:
         """Return only if nobody else can have the lock now: called before each write to the run.
+
+        Args:
+            within: ask the store if it was not asked for so many seconds; None: if another launch may have taken it.
 
         Raises:
             OSError: another process has it, or that cannot be found out at present.
         """
-        if time.monotonic() - self._renewed > 0.75 * self._patience:
+        if time.monotonic() - self._renewed > (0.75 * self._patience if within is None else within):
             self._renew()
         if self._refusal is not None:
             raise PermissionError(self._refusal)
@@ -273,7 +276,9 @@ class GuardedStore(Store):
         return self._store.modified(name)
 
     def remove(self, name: str) -> None:
-        self._lock.confirm()
+        # A write that comes too late changes nothing, because the bits are those of this run; a removal may hit what
+        # the next holder has just written. One of the same launch takes the lock at once.
+        self._lock.confirm(within=1.0)
         self._store.remove(name)
 
 

@@ -47,8 +47,10 @@ MANIFEST = "manifest.json"
 _ACCEPTABLE = ("program", "fingerprint")
 ACCEPT_CHANGES = "DIST_DP_ACCEPT_CHANGES"
 
-# How long the lock of a writer that was lost may take to be free: the kernel frees it with the process.
-_SECONDS_FOR_THE_LOCK = 2.0
+# How long the lock of a writer that was lost may take to be free. On a machine that is there it is freed with the
+# process; one that was cut off ends itself some seconds after the others have given it up. That of a machine that is
+# gone is freed by the file server when its lease ends (NFS: 90 s).
+_SECONDS_FOR_THE_LOCK = 120.0
 
 
 class RunMismatch(ValueError):

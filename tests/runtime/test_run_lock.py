@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,20 @@ def test_it_is_free_after_the_block_and_after_an_error_in_it(tmp_path: Path) -> 
         pass
     with run_lock(path):
         pass
+
+
+def test_the_lock_of_one_that_was_lost_is_waited_for_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("runtime.run_lock._PATIENT", 0.05)
+    lost = ExitStack()
+    lost.enter_context(run_lock(tmp_path / "lock"))
+    freed = threading.Timer(0.2, lost.close)
+    freed.start()
+    with run_lock(tmp_path / "lock", patience=30.0):
+        freed.join()
+    (said,) = caplog.messages
+    assert f"lock is still held by process {os.getpid()} on" in said and "30 s at most" in said
 
 
 def test_a_refused_holder_does_not_free_the_lock(tmp_path: Path) -> None:

@@ -213,6 +213,17 @@ def test_a_successor_of_the_same_launch_takes_it_at_once_and_the_former_is_told(
     assert guarded.read("before") == b"" and "a" not in guarded.names() and guarded.names("x") == []
 
 
+def test_what_a_successor_writes_is_not_removed_by_one_that_has_not_heard_of_it(store: Store) -> None:
+    """The former holder was given up by its launch because it was cut off, and still lives."""
+    former = killed(store)
+    former._renewed -= 1.5
+    with quick(store, takeover=True) as lock:
+        GuardedStore(store, lock).write("step/part", [b"new"])
+        with pytest.raises(PermissionError, match="was taken over by process"):
+            GuardedStore(store, former).remove("step")
+        assert store.read("step/part") == b"new"
+
+
 def test_a_holder_that_stood_still_asks_before_it_writes(store: Store) -> None:
     former = killed(store, patience=0.2)
     time.sleep(0.25)
