@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from .events import Event, events_in, line_of
 from .store import Store
@@ -101,18 +101,21 @@ class StoredLines:
         Whoever wrote before may have been lost before its newest lines came into the store.
         """
         self.truncate_after(step)
-        kept = self._last_step()
+        kept = self._last_step({event.kind for event in recent})
         if any(event.step == kept for event in recent):  # only some of its lines may be there
             self.truncate_after(kept - 1)
         for event in recent:
             if kept <= event.step <= step:
                 self.emit(event)
 
-    def _last_step(self) -> int:
-        """The step of the last line that is kept; -1 if there is none."""
-        for number in reversed(_numbers(self._store)):
-            *_, last = _events_of(self._store, number)
-            return last.step
+    def _last_step(self, kinds: Collection[str]) -> int:
+        """The step of the last line of these kinds that is kept; -1 if there is none.
+
+        Others come late: that a checkpoint was saved is known some steps after its own.
+        """
+        for number in reversed(_numbers(self._store)) if kinds else ():
+            if found := [event.step for event in _events_of(self._store, number) if event.kind in kinds]:
+                return found[-1]
         return -1
 
     def close(self) -> None:

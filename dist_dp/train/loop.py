@@ -450,7 +450,7 @@ class Steps:
             if self._sharded is not None:
                 self._make_whole(self._sharded, formation)
             self._hand_over(formation)
-        self._saving.settle(formation, begins)
+        self._saving.settle(formation, begins, self.step)
         lo, hi = self._range = self._session.range(self.batches.shards)
         count = most_held(lo, hi, self.batches.shards)
         bucket_bytes = BUCKET_BYTES if self._options["overlap"] else None

@@ -128,9 +128,9 @@ class Record:
 
     def _forget_before(self, newest: Event) -> None:
         lasting = 0.0 if self.directory is None else self.directory.seconds_to_keep
-        old = (e.step != newest.step and e.time <= newest.time - lasting for e in self.recent)
-        while next(old, False):
-            self.recent.pop(0)
+        since = newest.time - lasting
+        kept = (i for i, e in enumerate(self.recent) if e.step == newest.step or e.time > since)
+        del self.recent[: next(kept, len(self.recent))]
 
     def warn(self, message: str, step: int) -> None:
         self.emit("warning", step, message=message)

@@ -171,7 +171,7 @@ class Saving:
         """Begin the last step's checkpoint, if one was being written before; wait for all parts of it."""
         if self._order:
             self.step_done(step, metrics, settled=True)
-        if self._shared:
+        if self._directory is not None:  # whether it is shared, one may not have heard
             if not self._record.writing:
                 self._drain()
             told, self._refusal = session.gather(self._refusal), ""
@@ -247,8 +247,8 @@ class Saving:
         self._saved = -1 if found is None else found.step
         return found
 
-    def settle(self, formation: Formation, begins: bool) -> None:
-        """A new generation: find out whether all workers see the run directory, which rank 0 has open."""
+    def settle(self, formation: Formation, begins: bool, step: int) -> None:
+        """A new generation at `step`: find out whether all workers see the run directory, which rank 0 has open."""
         group, newcomers = formation.group, len(formation.newcomers)
         if group.size - newcomers < self._size:
             self._saver.give_up()  # the parts of those that were lost will not come
@@ -256,12 +256,12 @@ class Saving:
             self._order = _ALONE
         self._refusal = ""
         self._rank, self._size = group.rank, group.size
-        if self._directory is None or group.size == 1:
-            self._shared = False
-        elif begins or newcomers:
-            self._look(group)
+        if begins or newcomers or group.size == 1:
+            self._shared = False  # until it is known: the generation may end before
+            if self._directory is not None and group.size > 1:
+                self._look(group, step)
 
-    def _look(self, group: Group) -> None:
+    def _look(self, group: Group, step: int) -> None:
         assert self._directory is not None
         store, token = self._directory.store, f"seen-{secrets.token_hex(4)}"
         if group.rank == 0:
@@ -283,7 +283,7 @@ class Saving:
                     f"the workers of rank {blind} do not see the run directory {store.url} of rank 0, which writes "
                     "whole checkpoints by itself; give run= a directory that all machines share, or a URL (s3://...), "
                     "and they write together",
-                    0,
+                    step,
                 )
 
 

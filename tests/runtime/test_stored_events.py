@@ -106,6 +106,22 @@ def test_a_successor_writes_what_the_lost_writer_had_not_kept_and_nothing_twice(
     lost.close()
 
 
+def test_what_is_known_late_is_not_taken_for_where_the_lost_writer_stood() -> None:
+    """The last line that it kept is of an older step: a checkpoint was written meanwhile."""
+    store = fresh()
+    said = events_of(list(range(5, 10)))
+    lost = sink_of(store)
+    for event in said:
+        lost.emit(event)
+    late = Event("checkpoint", 2, time=2.0)
+    lost.emit(late)
+    lost.close()
+    successor = sink_of(store)
+    successor.go_on_from(9, said)
+    successor.close()
+    assert [event for event in read_stored_events(store) if event.kind == "step"] == said
+
+
 class Refusing(LocalStore):
     """A store that refuses writes while it is told to, and counts them."""
 

@@ -104,6 +104,17 @@ def test_workers_that_do_not_see_one_directory_are_told_and_rank_0_writes_alone(
     )
 
 
+def test_one_that_has_not_heard_whether_the_directory_is_shared_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generation in which it was found out ended when only some had heard."""
+    monkeypatch.setattr(
+        saving.Saving, "_look", lambda self, group, step: setattr(self, "_shared", group.rank == 0)
+    )
+    finished(Cluster(3, lambda: program(tmp_path / "run", checkpoint_every=2)).run(), program())
+    assert parts_of(tmp_path / "run")[STEPS] == parts(3)
+
+
 def test_by_time_all_workers_take_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of one worker decides, whatever the others' clocks say."""
     monkeypatch.setattr(saving, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
