@@ -12,11 +12,20 @@ import click
 from runtime import launch
 from runtime.coordinator import Limits, Over
 
-from ..train.directions import STORAGE
+from ..train.directions import NOWHERE, STORAGE
 from .refusal import Refused
 
 if TYPE_CHECKING:
     from runtime.hosts.logs import Show
+
+
+def storage_of_workers(given: str) -> str:
+    """Where relative run= of a script lie, for workers, whose current directory is another one: by default here.
+
+    >>> storage_of_workers("s3://bucket/runs"), storage_of_workers("/shared/../runs")
+    ('s3://bucket/runs', '/runs')
+    """
+    return given if given == NOWHERE or "://" in given else os.path.abspath(given)
 
 
 def run_on_ray(
@@ -39,7 +48,7 @@ def run_on_ray(
     from runtime.hosts.ray.cluster import ClusterError, connected, fitting
 
     environment = launch.for_workers(threads)
-    environment[STORAGE] = storage or environment.get(STORAGE) or os.getcwd()
+    environment[STORAGE] = storage_of_workers(storage or environment.get(STORAGE) or "")
     bundle = {"CPU": cpus_per_worker or float(threads), **resources}
     try:
         with connected(os.environ.get("RAY_ADDRESS"), working_dir) as directory:

@@ -153,6 +153,13 @@ def run(
         os.environ["DIST_DP_SHARDS"] = str(shards)
     limits = Limits(hang=hang_after, losses=max_losses)
     if on_ray:
+        if (
+            click.get_current_context().get_parameter_source("backend")
+            is click.core.ParameterSource.COMMANDLINE
+        ):
+            raise click.UsageError(
+                "--backend is for workers on this machine; those on Ray exchange over shm+tcp"
+            )
         from .ray_run import run_on_ray
 
         program = functools.partial(launch.run_as_main, script, arguments)
