@@ -8,6 +8,7 @@ workers are told; that time passes before anything else is heard, so that a coor
 from __future__ import annotations
 
 import heapq
+import math
 import pickle
 import random
 import time
@@ -24,6 +25,7 @@ LATENCY = 250e-6  # seconds of a message, one way
 NOTICED = 0.011  # from the death of a process to the report of it
 STARTING = (0.9, 1.1)  # from Start to the first call of `ask`, the first and the last of many
 STEP = 1.0  # of a training step
+_PATIENCE = 120.0  # until a generation that was not formed is given up
 
 
 class Host(NamedTuple):
@@ -317,7 +319,7 @@ class Recovery(NamedTuple):
     """What followed on a loss (or on the beginning).
 
     Attributes:
-        survivors: seconds until the last of those left was told of the next generation.
+        survivors: seconds until the last of those left was told of the next generation; infinite if that never was.
         everybody: seconds until all workers were in one again, replacements among them.
         generations: formed until then.
         spent: by the coordinator's process until then.
@@ -334,8 +336,8 @@ class Recovery(NamedTuple):
 def begin(size: int, host: Host = RAY) -> tuple[Simulation, Recovery]:
     """Let a run form its first generation; seconds count from the moment when the last worker asks."""
     simulation = Simulation(size, host)
-    simulation.run(600, lambda: simulation.inside == size)
-    seconds = simulation.told - simulation.asked
+    simulation.run(_PATIENCE, lambda: simulation.inside == size)
+    seconds = simulation.told - simulation.asked if simulation.inside == size else math.inf
     spent, simulation.spent = simulation.spent, Spent()
     return simulation, Recovery(seconds, seconds, len(spent.forms), spent, simulation.needless)
 
@@ -347,11 +349,12 @@ def lose(size: int, count: int, host: Host = RAY) -> Recovery:
     simulation.spent, simulation.needless = Spent(), 0
     at = simulation.now
     simulation.kill(count)
-    simulation.run(600, lambda: simulation.inside >= size - count and bool(simulation.spent.forms))
-    survivors = simulation.told - at
-    simulation.run(600, lambda: simulation.inside == size)
+    simulation.run(_PATIENCE, lambda: simulation.inside >= size - count and bool(simulation.spent.forms))
+    survivors = simulation.told - at if simulation.inside >= size - count else math.inf
+    simulation.run(_PATIENCE, lambda: simulation.inside == size)
+    everybody = simulation.told - at if simulation.inside == size else math.inf
     spent = simulation.spent
-    return Recovery(survivors, simulation.told - at, len(spent.forms), spent, simulation.needless)
+    return Recovery(survivors, everybody, len(spent.forms), spent, simulation.needless)
 
 
 class Load(NamedTuple):
@@ -376,7 +379,7 @@ class Load(NamedTuple):
 
 def steady(size: int, host: Host, waiting: bool, seconds: float = 3.0) -> Load:
     simulation = Simulation(size, host, waiting)
-    simulation.run(600, lambda: simulation.inside == size)
+    simulation.run(_PATIENCE, lambda: simulation.inside == size)
     simulation.run(host.beat(size))
     simulation.spent = Spent()
     at = simulation.now
