@@ -436,7 +436,7 @@ class Coordinator:
 
     def _judgements(self) -> Iterator[tuple[float, int | None, str]]:
         """When each worker is to be ended unless something happens before, and why; None: the generation."""
-        limits = self._limits
+        limits, members = self._limits, frozenset(self.members)
         for worker, it in self._workers.items():
             if it.ended:
                 continue
@@ -446,7 +446,7 @@ class Coordinator:
             silence = limits.heartbeat if it.heard and not it.left else max(limits.heartbeat, _SILENT)
             yield it.seen + silence, worker, f"it said nothing for {silence:g} s"
             # After Abort nobody has to wait.
-            waits = it.asked is not None or (it.waiting and worker in self.members and not self._aborted)
+            waits = it.asked is not None or (it.waiting and worker in members and not self._aborted)
             if limits.hang is not None and it.heard and not waits:
                 yield it.moved + limits.hang, worker, f"it made no progress for {limits.hang:g} s"
         inside = [self._workers[worker] for worker in self.members if self._workers[worker].asked is None]
@@ -476,15 +476,18 @@ class Coordinator:
 
     def _form(self, now: float) -> list[Action]:
         """Answer those that ask, if nobody has to be waited for."""
+        awaited = map(self._workers.__getitem__, self.members or self._workers)
+        waits = (self.generation > 0 or self._joining(now)) and not self._complete
+        if self._outcome is not None or (
+            waits and any(it.asked is None and not (it.left or it.ended) for it in awaited)
+        ):
+            return []  # so it is for nearly all who ask: the first that has not is found soon
         there = {worker: it for worker, it in sorted(self._workers.items()) if not (it.left or it.ended)}
         asking = {worker: it.asked for worker, it in there.items() if it.asked is not None}
-        if not asking or self._outcome is not None:
+        if not asking:
             return []
         if self._complete:
             return self._past(asking, max(self._position, *asking.values()))
-        awaited = self.members or there
-        if (self.generation > 0 or self._joining(now)) and any(worker not in asking for worker in awaited):
-            return []
         staying = {w: position for w, position in asking.items() if not self._workers[w].drained}
         if max(staying.values(), default=Position(-1, -1)).op >= 0 or max(asking.values()).op < 0:
             going = {w: self._workers[w].drained for w in asking if w not in staying}

@@ -193,8 +193,8 @@ class CoordinatorActor:
         for message in messages:
             if message["say"] == "output":
                 self._news.put(("output", worker, message["stream"], message["data"]))
-            elif self._live.get(worker) == life:
-                self._do(self._heard(worker, message))
+            elif self._live.get(worker) == life and (actions := self._heard(worker, message)):
+                self._do(actions)
         return True if self._live.get(worker) == life else None
 
     def _heard(self, worker: int, message: Any) -> list[Action]:
@@ -253,8 +253,9 @@ class CoordinatorActor:
 
     def _form(self, form: Form) -> None:
         """Tell each member of a generation its place. Ranks are contiguous on every node: so the exchange is nested."""
-        nodes = list(dict.fromkeys(self._places[worker][1] for worker in form.members))
-        order = sorted(form.members, key=lambda worker: (nodes.index(self._places[worker][1]), worker))
+        names = dict.fromkeys(self._places[worker][1] for worker in form.members)
+        nodes = {name: number for number, name in enumerate(names)}
+        order = sorted(form.members, key=lambda worker: (nodes[self._places[worker][1]], worker))
         ranks = {worker: rank for rank, worker in enumerate(order)}
         self._news.put(("formed", form.generation, len(order), len(nodes), len(form.newcomers)))
         common = {
@@ -265,7 +266,7 @@ class CoordinatorActor:
             "donor": None if form.donor is None else ranks[form.donor],
             "newcomers": sorted(ranks[worker] for worker in form.newcomers),
             "addresses": [self._places[worker][0] for worker in order],
-            "nodes": [nodes.index(self._places[worker][1]) for worker in order],
+            "nodes": [nodes[self._places[worker][1]] for worker in order],
             "secret": secrets.token_bytes(32),
         }
         for worker, rank in ranks.items():

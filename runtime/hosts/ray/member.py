@@ -30,12 +30,13 @@ from ..coordinated import HEARTBEAT, CoordinatedMember
 if TYPE_CHECKING:
     from ...events import Sink
 
-_CUT_OFF = 9.0  # seconds without a word from the coordinator, after which this worker is on the wrong side of something
+_CUT_OFF = 9.0  # seconds without a word from the coordinator or the head node: this worker is on the wrong side then
 _ORPHAN = 3  # exit code of such a worker, if its program does not end by itself
 _GRACE = 2.0
 _ANSWER = 30.0  # seconds to wait for an answer of `hear`, which waits itself for 20
 _PAUSE = 0.1
 _MANY = 500  # workers: of more of them each is heard less often, so that one coordinator keeps up
+_SLOWEST = 2.0  # seconds between two words of a worker, at most
 _HELD = 1 << 20  # bytes of output kept while the coordinator cannot be reached
 
 
@@ -64,7 +65,8 @@ class RayMember(CoordinatedMember):
         self._held = 0
         self._wake = threading.Event()
         self._contact = time.monotonic()
-        self._beat = HEARTBEAT * max(1.0, workers / _MANY)
+        self._asking = threading.Thread(target=self._ask_head)  # not running yet
+        self._beat = min(_SLOWEST, HEARTBEAT * max(1.0, workers / _MANY))
         for work in (self._speak, self._listen):
             threading.Thread(target=work, name=f"dist_dp {work.__name__}", daemon=True).start()
 
@@ -146,9 +148,19 @@ class RayMember(CoordinatedMember):
                     self._contact = time.monotonic()
                     if taken is not False:
                         return
-            if time.monotonic() - self._contact > _CUT_OFF:
+            silence = time.monotonic() - self._contact
+            if silence > _CUT_OFF / 2 and not self._asking.is_alive():
+                self._asking = threading.Thread(target=self._ask_head, name="dist_dp ask", daemon=True)
+                self._asking.start()
+            if silence > _CUT_OFF:
                 self._cut_off(f"has had no word from the coordinator for {_CUT_OFF:g} s")
             time.sleep(_PAUSE)
+
+    def _ask_head(self) -> None:
+        """An answer of Ray's head is contact, too: then the coordinator is being started again, and takes its time."""
+        with contextlib.suppress(RayError):
+            ray.nodes()
+            self._contact = time.monotonic()
 
     def _cut_off(self, how: str) -> None:
         reason = f"worker {self.worker} {how}"
