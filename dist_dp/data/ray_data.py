@@ -10,6 +10,7 @@ in the object store once for each; what is materialised before the workers begin
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ from .source import DataError, Source, batch_indices, default_collate
 
 _KEPT = 64 << 20  # bytes of the blocks that are kept
 _PATIENCE = 60.0  # seconds
+_SAMPLE = 16  # rows of which the description holds a hash
 
 Columns = dict[str, NDArray[Any]]
 
@@ -55,21 +57,21 @@ class RayDataSource(Source):
             raise ValueError("data must hold at least one example, got a Dataset without rows")
         self._kept: OrderedDict[int, Columns] = OrderedDict()
         self._fields = self._fetch([0])[0]
+        self._sample = hashlib.sha256()
+        for number in np.linspace(0, len(self) - 1, _SAMPLE).astype(np.int64):  # one block at a time
+            for row in self._rows(number[None]):
+                self._sample.update(b"".join(_bytes_of(value) for value in row.values()))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def take(self, indices: NDArray[np.int64]) -> Any:
         numbers = batch_indices(indices, len(self))
-        where = np.searchsorted(self._ends, numbers, side="right")
+        if self._collate is not None:
+            return self._collate(self._rows(numbers))
+        where, rows = self._places(numbers)
         used = np.unique(where).tolist() or [0]  # of no rows the columns are known all the same
         blocks = self._fetch(used)
-        rows = numbers - np.concatenate([[0], self._ends])[where]
-        if self._collate is not None:
-            places = zip(where.tolist(), rows.tolist(), strict=True)
-            return self._collate(
-                [{name: column[row] for name, column in blocks[block].items()} for block, row in places]
-            )
         parts = [(np.flatnonzero(where == block), blocks[block]) for block in used]
         return {
             name: _gathered(name, [(at, columns[name][rows[at]]) for at, columns in parts], len(rows))
@@ -81,7 +83,20 @@ class RayDataSource(Source):
             name: {"shape": list(column.shape[1:]), "dtype": str(column.dtype)}
             for name, column in self._fields.items()
         }
-        return {"kind": "ray.data", "length": len(self), "fields": fields}
+        # Workers, or launches, that executed a plan which gives other rows each time are told apart by it.
+        sample = self._sample.hexdigest()
+        return {"kind": "ray.data", "length": len(self), "fields": fields, "sha256 of some rows": sample}
+
+    def _places(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each row, the number of its block, and where it is in it."""
+        where = np.searchsorted(self._ends, numbers, side="right")
+        return where, numbers - np.concatenate([[0], self._ends])[where]
+
+    def _rows(self, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
+        where, rows = self._places(numbers)
+        blocks = self._fetch(np.unique(where).tolist())
+        places = zip(where.tolist(), rows.tolist(), strict=True)
+        return [{name: column[row] for name, column in blocks[block].items()} for block, row in places]
 
     def _fetch(self, numbers: Iterable[int]) -> dict[int, Columns]:
         """The columns of these blocks."""
@@ -140,6 +155,15 @@ def _gathered(name: str, parts: list[tuple[NDArray[np.int64], NDArray[Any]]], le
         for place, value in zip(at.tolist(), values, strict=True):
             items[place] = value
     return default_collate([{name: item} for item in items])[name] if items else items
+
+
+def _bytes_of(value: Any) -> bytes:
+    array = np.asarray(value)
+    if not array.dtype.hasobject:
+        return array.tobytes()
+    return repr(
+        value if isinstance(value, str | bytes) else type(value)
+    ).encode()  # of others it may hold an address
 
 
 def _nbytes(columns: Columns) -> int:

@@ -61,7 +61,21 @@ def test_description(source):
         "y": {"shape": [], "dtype": "int64"},
         "name": {"shape": [], "dtype": "object"},
     }
-    assert source.describe() == {"kind": "ray.data", "length": N, "fields": fields}
+    described = source.describe()
+    assert len(described.pop("sha256 of some rows")) == 64
+    assert described == {"kind": "ray.data", "length": N, "fields": fields}
+
+
+def test_other_rows_make_another_description_and_other_blocks_do_not():
+    def described(dataset):
+        return as_source(dataset).describe()
+
+    names = [{"x": i, "name": f"row {i}"} for i in range(40)]
+    few, many = (ray.data.from_items(names, override_num_blocks=n) for n in (2, 7))
+    assert described(few) == described(many)
+    assert described(few) != described(ray.data.from_items(names[::-1], override_num_blocks=2))
+    shuffled = few.random_shuffle()
+    assert described(shuffled) != described(shuffled)
 
 
 def test_a_plan_is_executed_in_order():
