@@ -93,6 +93,7 @@ class Limits:
         heartbeat: a worker that has sent none for so long is taken for stopped, and ended.
         hang: a worker that made no progress for so long while it was not waiting for others is ended. None: never.
         grace: how long workers may take to end by themselves after Stop.
+        saving: how long, if they say that they save the newest step.
         losses: the run is lost after so many generations in a row that ended before an op was agreed on, or when one
             worker was lost so often before the next generation was formed. Workers that die together count once.
         joining: how long the first generation waits for workers that neither joined nor ended. None: for ever.
@@ -101,6 +102,7 @@ class Limits:
     heartbeat: float = 5.0
     hang: float | None = 600.0
     grace: float = 1.5
+    saving: float = 60.0
     losses: int = 3
     joining: float | None = None
 
@@ -147,6 +149,7 @@ class _Worker:
     drained: str = ""  # why it is to go when the op in flight is done
     progress: int = 0
     waiting: bool = False
+    saving: bool = False
 
 
 class Coordinator:
@@ -312,8 +315,13 @@ class Coordinator:
             actions.append(Invite(self.members))
         return actions + self._form(now)
 
-    def heartbeat(self, worker: int, progress: int, waiting: bool, now: float) -> list[Action]:
-        """A worker is alive. `progress` counts its calls of `Member.progress`; `waiting`: it waits for others."""
+    def heartbeat(
+        self, worker: int, progress: int, waiting: bool, now: float, saving: bool = False
+    ) -> list[Action]:
+        """A worker is alive. `progress` counts its calls of `Member.progress`; `waiting`: it waits for others;
+        `saving`: it saves the newest step, which it may do to the end."""
+        if worker in self._workers:
+            self._workers[worker].saving = saving
         it = self._hear(worker, now)
         if it is not None and (it.progress, it.waiting) != (progress, waiting):
             it.progress, it.waiting, it.moved = progress, waiting, now
@@ -441,7 +449,8 @@ class Coordinator:
             if it.ended:
                 continue
             if self._outcome is not None:
-                yield self._ending + limits.grace, worker, f"it did not end within {limits.grace:g} s"
+                grace = limits.saving if it.saving else limits.grace
+                yield self._ending + grace, worker, f"it did not end within {grace:g} s"
                 continue
             silence = limits.heartbeat if it.heard and not it.left else max(limits.heartbeat, _SILENT)
             yield it.seen + silence, worker, f"it said nothing for {silence:g} s"

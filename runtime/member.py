@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .events import Sink
 
 
+SAVING = "save"  # what a worker does that writes the newest step, see `Member.progress`
+
+
 class Position(NamedTuple):
     """Where a worker stands: op -1 means that it has no state of this session yet."""
 
@@ -158,7 +161,7 @@ class Member(ABC):
     def progress(self, step: int, doing: str) -> None:
         """Say what this worker is about to do: "shard 3", "exchange", "apply", ... Whoever watches for hangs counts
         these calls. A worker that is doing "exchange" waits for others, one that does "" is in no session; neither is
-        held to be hung."""
+        held to be hung. One that does SAVING is not ended before that is done, if the run is to end."""
 
     def began(self, run: str | None) -> None:
         """Say which run directory this worker trains in, if any (for the logs of a launcher)."""

@@ -45,10 +45,12 @@ def run_on_ray(
 ) -> Over:
     """Run a script on the cluster at RAY_ADDRESS; how it ended."""
     from runtime.hosts.logs import WorkerLogs
-    from runtime.hosts.ray.cluster import ClusterError, connected, fitting
+    from runtime.hosts.ray.cluster import ClusterError, connected, fitting, in_a_job
 
     environment = launch.for_workers(threads)
-    environment[STORAGE] = storage_of_workers(storage or environment.get(STORAGE) or "")
+    environment[STORAGE] = storage_of_workers(
+        storage or environment.get(STORAGE) or (NOWHERE if in_a_job() else "")
+    )
     bundle = {"CPU": cpus_per_worker or float(threads), **resources}
     try:
         with connected(os.environ.get("RAY_ADDRESS"), working_dir) as directory:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from runtime import faults
 from runtime.checkpoint import Checkpoint, CheckpointNotSaved, Part, Saver
 from runtime.group import Group
-from runtime.member import Formation
+from runtime.member import SAVING, Formation, current
 
 from .record import Record
 from .run_directory import damaged_message
@@ -160,6 +160,7 @@ class Saving:
             session: the others come here too, and their parts can be waited for.
         """
         with _interrupted_later():
+            current().progress(step, SAVING)
             self._drain(None if session is None else session.group)
             if session is not None:
                 self._last_together(step, metrics, session)

@@ -133,7 +133,11 @@ class Saver:
         self._given_up.clear()
         self._why = ""
         self._idle.clear()
-        threading.Thread(target=run, name=f"checkpoint of step {step}", daemon=True).start()
+        try:
+            threading.Thread(target=run, name=f"checkpoint of step {step}", daemon=True).start()
+        except RuntimeError:  # there can be no more threads
+            self._idle.set()
+            raise
 
     def _copied(
         self,

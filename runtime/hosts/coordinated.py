@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..group import Group, GroupBroken
-from ..member import Formation, Lost, Member, Position
+from ..member import SAVING, Formation, Lost, Member, Position
 from ..transports.solo import SoloGroup
 
 HEARTBEAT = 0.5  # seconds between two
@@ -142,7 +142,8 @@ class CoordinatedMember(Member):
 
     def _alive(self) -> Any:
         waiting = self._asked is not None or self._doing in _WAITING
-        return {"say": "alive", "progress": self._count, "waiting": waiting}
+        saving = self._doing == SAVING
+        return {"say": "alive", "progress": self._count, "waiting": waiting, "saving": saving}
 
     def _told(self, told: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if told["tell"] == "stop" and not self._ended:

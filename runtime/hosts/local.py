@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import launch
@@ -59,7 +59,7 @@ class _Process:
     address: Any = None  # where the other workers reach it, if it told
     ended: str = ""  # why it was ended from here
     gone: bool = False
-    alive: tuple[int, bool] = (0, True)  # its newest heartbeat: progress, waiting
+    alive: Mapping[str, Any] = field(default_factory=dict)  # its newest heartbeat
     heard: float = 0.0  # when it last gave a sign of life
     worked: int = 0  # what it had computed by then
 
@@ -209,7 +209,7 @@ class LocalHost:
             if process.heard and now - process.heard > self._patience / 4:
                 before, process.heard, process.worked = process.worked, now, _work(process.popen.pid)
                 if process.worked > before:
-                    self._do(self._coordinator.heartbeat(process.worker, *process.alive, now))
+                    self._do(self._alive(process, now))
 
     def _stop_requested(self) -> None:
         self._wake.recv(_READ)
@@ -235,9 +235,9 @@ class LocalHost:
         worker, now = process.worker, time.monotonic()
         match message["say"]:
             case "alive":
-                process.alive = message["progress"], message["waiting"]
+                process.alive = message
                 process.heard, process.worked = now, _work(process.popen.pid)
-                actions = self._coordinator.heartbeat(worker, *process.alive, now)
+                actions = self._alive(process, now)
             case "ask":
                 process.address = message["address"]
                 actions = self._coordinator.ask(worker, Position(*message["position"]), now)
@@ -249,6 +249,10 @@ class LocalHost:
                 actions = []
                 self._logs.run_directory(message["run"])
         self._do(actions)
+
+    def _alive(self, process: _Process, now: float) -> list[Action]:
+        it = process.alive
+        return self._coordinator.heartbeat(process.worker, it["progress"], it["waiting"], now, it["saving"])
 
     def _read(self, process: _Process, stream: Stream) -> bool:
         """Hand on what a worker wrote. Whether there may be more."""

@@ -88,7 +88,9 @@ def test_all_workers_die_and_go_on_from_the_newest_checkpoint(
 ) -> None:
     """Or from the beginning, if there is none."""
     run = tmp_path / "run"
-    ended = launch(tmp_path / "place", [Fault(worker, "shard", 20) for worker in range(3)], str(run), every, "0.02")
+    ended = launch(
+        tmp_path / "place", [Fault(worker, "shard", 20) for worker in range(3)], str(run), every, "0.02"
+    )
     assert ended.digest == expected and len(ended.landed) == 3
     check_steps(run)
     starts = [e.step for e in events(run) if e.kind == "start"]

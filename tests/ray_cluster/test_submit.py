@@ -198,8 +198,8 @@ BAD = {  # words, environment, what is prepared, what the message says
     "broken YAML": (["--runtime-env", "broken.yaml", PROGRAM], {}, _broken, "is no YAML"),
     "no such pip": (["--runtime-env", "pip.yaml", PROGRAM], {}, None, "pip.yaml"),
     "not Ray": ([PROGRAM], {"answer": "hello"}, None, "no job server of Ray"),
-    "old Ray": ([PROGRAM], {"answer": _VERSION % "2.9.3"}, None, "2.9.3 is outside the tested"),
-    "other Ray": ([PROGRAM], {"answer": _VERSION % "2.55.0"}, None, r"pip install 'ray\[default\]==2.55.0'"),
+    "old Ray": ([PROGRAM], {"answer": _VERSION % "2.9.3"}, None, "2.9.3 is not the version"),
+    "other Ray": ([PROGRAM], {"answer": _VERSION % "2.60.99"}, None, r"pip install 'ray\[default\]==2.60.99'"),
 }  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +39,7 @@ from ...coordinator import (
 from ...member import Position
 
 _TICK = 0.5  # seconds between looks at the clock, at most
+_MOST_NEWS = 10_000  # messages that wait for the driver, when what workers print is no longer kept
 _PATIENCE = 20.0  # seconds that a caller is kept waiting when there is nothing to tell
 _REPORTS = 15.0  # seconds to wait for the reports of workers that the driver says are there
 
@@ -50,6 +53,9 @@ class _Mailbox:
         self._messages: deque[tuple[int, Any]] = deque()
         self._last = 0
         self._arrived = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._messages)
 
     def put(self, message: Any) -> None:
         self._last += 1
@@ -84,20 +90,24 @@ class CoordinatorActor:
         self._boxes: dict[tuple[int, int], _Mailbox] = {}
         self._reports: dict[tuple[int, int], Standing] = {}
         self._called = 0.0  # when the driver first asked to restore
-        self._places: dict[int, tuple[Any, str]] = {}  # of each worker: its address, its node
+        self._places: dict[tuple[int, int], tuple[Any, str]] = {}  # their addresses and nodes
+        self._asks: dict[tuple[int, int], int] = {}  # how many of their asks are known: one may be said twice
+        self._newest = 0  # the newest life that was started
+        self._batches = 0  # how many the driver has told
         self._clock: asyncio.Task[None] | None = None
         self._short = 0  # workers without room, as told last
 
     # --- the driver ---------------------------------------------------------------------------------------------------
 
     async def restore(
-        self, live: Mapping[int, int], rooms: Sequence[int], stop: str | None, complete: bool
+        self, live: Mapping[int, int], newest: int, rooms: Sequence[int], stop: str | None, complete: bool
     ) -> str:
         """Begin: from nothing, or from what a former coordinator left. Returns the term, or "" if workers have still to
         report: then it is to be called again.
 
         Args:
             live: the workers that are there, and which of its lives each lives.
+            newest: the newest of all lives.
             rooms: the workers that are not, and have room.
             stop: why everything is to end, if that was asked for.
             complete: a worker has come to the end of the program.
@@ -108,7 +118,7 @@ class CoordinatorActor:
         if self._coordinator is None and None in there.values() and now < self._called + _REPORTS:
             return ""
         if self._coordinator is None:
-            self._live = dict(live)
+            self._live, self._newest = dict(live), newest
             for key in live.items():
                 self._boxes.setdefault(key, _Mailbox())
             self._coordinator, actions = Coordinator.restored(
@@ -128,9 +138,11 @@ class CoordinatorActor:
             return self._term, []
         return self._term, await self._news.after(after)
 
-    async def told(self, term: str, messages: Sequence[Any]) -> None:
-        """Take what the driver says, in its order: the name of one of the methods below, and its arguments."""
-        if term == self._term:
+    async def told(self, term: str, batch: int, messages: Sequence[Any]) -> None:
+        """Take what the driver says, in its order: the name of one of the methods below, and its arguments. What it
+        says again, because it had no answer, is known by the number of the batch."""
+        if term == self._term and batch > self._batches:
+            self._batches = batch
             for name, *arguments in messages:
                 getattr(self, name)(*arguments)
 
@@ -139,7 +151,7 @@ class CoordinatorActor:
 
     def started(self, worker: int, life: int) -> None:
         """A process was started for this worker."""
-        self._live[worker] = life
+        self._live[worker] = self._newest = life
         self._boxes[worker, life] = _Mailbox()
 
     def pending(self, worker: int, life: int) -> None:
@@ -158,7 +170,8 @@ class CoordinatorActor:
             if complete:
                 self._do(self._begun.left(worker, time.monotonic()))
             del self._live[worker]
-            self._boxes.pop((worker, life), None)
+            for kept in (self._boxes, self._reports, self._places, self._asks):
+                kept.pop((worker, life), None)
             self._do(self._begun.lost(worker, reason, time.monotonic(), room))
 
     def drain(self, worker: int, reason: str) -> None:
@@ -169,10 +182,14 @@ class CoordinatorActor:
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
-    async def report(self, worker: int, life: int, standing: Standing, address: Any, node: str) -> str:
-        """What a worker knows of its place among the others, and where it is; returns the term."""
+    async def report(
+        self, worker: int, life: int, standing: Standing, asks: int, address: Any, node: str
+    ) -> str:
+        """What a worker knows of its place among the others, how often it has asked, and where it is; returns the
+        term."""
         self._reports[worker, life] = standing
-        self._places[worker] = address, node
+        self._asks[worker, life] = asks
+        self._places[worker, life] = address, node
         return self._term
 
     async def hear(self, worker: int, life: int, term: str, after: int) -> tuple[str, Numbered]:
@@ -186,23 +203,32 @@ class CoordinatorActor:
         return self._term, await box.after(after)
 
     async def say(self, worker: int, life: int, term: str, messages: Sequence[Any]) -> bool | None:
-        """Take what a worker says, in its order. Whether it was taken: not before this coordinator has begun; None: the
-        worker has been given up (it could not be reached for a while, say), and what it says does not count."""
-        if term != self._term or self._coordinator is None:
+        """Take what a worker says, in its order. Whether it was taken: not before this coordinator has begun and knows
+        of it; None: the worker has been given up (it could not be reached for a while, say), and what it says does not
+        count."""
+        if term != self._term or self._coordinator is None or life > self._newest:
             return False
         for message in messages:
             if message["say"] == "output":
-                self._news.put(("output", worker, message["stream"], message["data"]))
-            elif self._live.get(worker) == life and (actions := self._heard(worker, message)):
+                self._printed(worker, message)
+            elif self._live.get(worker) == life and (actions := self._heard(worker, life, message)):
                 self._do(actions)
         return True if self._live.get(worker) == life else None
 
-    def _heard(self, worker: int, message: Any) -> list[Action]:
+    def _printed(self, worker: int, message: Any) -> None:
+        if len(self._news) < _MOST_NEWS:  # the driver's terminal may have been stopped
+            self._news.put(("output", worker, message["stream"], message["data"]))
+
+    def _heard(self, worker: int, life: int, message: Any) -> list[Action]:
         coordinator, now = self._begun, time.monotonic()
         match message["say"]:
             case "alive":
-                return coordinator.heartbeat(worker, message["progress"], message["waiting"], now)
+                told = message["progress"], message["waiting"], now, message["saving"]
+                return coordinator.heartbeat(worker, *told)
             case "ask":
+                if message["number"] <= self._asks.get((worker, life), 0):
+                    return []  # it is known
+                self._asks[worker, life] = message["number"]
                 return coordinator.ask(worker, Position(*message["position"]), now)
             case "failed":
                 return coordinator.failed(worker, message["report"], now)
@@ -220,9 +246,13 @@ class CoordinatorActor:
         return self._coordinator
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(min(_TICK, self._begun.deadline(time.monotonic())))
-            self._do(self._begun.tick(time.monotonic()))
+        try:
+            while True:
+                await asyncio.sleep(min(_TICK, self._begun.deadline(time.monotonic())))
+                self._do(self._begun.tick(time.monotonic()))
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)  # without its clock it would judge nobody any more; Ray starts it again
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -253,9 +283,10 @@ class CoordinatorActor:
 
     def _form(self, form: Form) -> None:
         """Tell each member of a generation its place. Ranks are contiguous on every node: so the exchange is nested."""
-        names = dict.fromkeys(self._places[worker][1] for worker in form.members)
+        places = {worker: self._places[worker, self._live[worker]] for worker in form.members}
+        names = dict.fromkeys(node for _, node in places.values())
         nodes = {name: number for number, name in enumerate(names)}
-        order = sorted(form.members, key=lambda worker: (nodes[self._places[worker][1]], worker))
+        order = sorted(form.members, key=lambda worker: (nodes[places[worker][1]], worker))
         ranks = {worker: rank for rank, worker in enumerate(order)}
         self._news.put(("formed", form.generation, len(order), len(nodes), len(form.newcomers)))
         common = {
@@ -265,8 +296,8 @@ class CoordinatorActor:
             "position": tuple(form.position),
             "donor": None if form.donor is None else ranks[form.donor],
             "newcomers": sorted(ranks[worker] for worker in form.newcomers),
-            "addresses": [self._places[worker][0] for worker in order],
-            "nodes": [nodes[self._places[worker][1]] for worker in order],
+            "addresses": [places[worker][0] for worker in order],
+            "nodes": [nodes[places[worker][1]] for worker in order],
             "secret": secrets.token_bytes(32),
         }
         for worker, rank in ranks.items():

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...coordinator import Limits, Over
@@ -28,8 +28,10 @@ from .rooms import Rooms, draining
 from .worker_actor import WorkerActor
 
 _LOOK = 0.2  # seconds between looks at what nobody tells: room, drained nodes, requests to stop
-_DRAINS = 1.0
-_STARTING = 30.0  # seconds that an actor may take to be there, in a room that it has
+_SELDOM = 1.0  # the same, when no room is needed
+_STARTING = (
+    300.0  # seconds that an actor may take to be there, in a room that it has: its node may install packages
+)
 _ENDING = 2.0  # seconds that an actor may take to be gone; then its node is taken for lost
 _NOTICE = 5.0  # seconds before a drained node goes, when its workers leave in any case
 _SAY_SHORT = 2.0  # seconds of waiting for room before that is said
@@ -105,14 +107,16 @@ class RayHost:
         self._drained: set[int] = set()  # they are to move
         self._watched: dict[Any, Callable[[Any], None]] = {}
         self._term, self._heard = "", 0
-        self._begun, self._telling = False, False  # the coordinator has begun; it is being told something
+        self._begun = False  # the coordinator has
         self._to_tell: list[tuple[Any, ...]] = []
+        self._batch: list[tuple[Any, ...]] = []  # what it is being told, and the number of that
+        self._batches, self._telling = 0, 0
         self._over: Over | None = None
         self._why_stop: str | None = None
         self._requests: list[str] = []
         self._short, self._short_since, self._said_short = least, time.monotonic(), False
         self._reason = ""  # why the newest generation ended
-        self._looked_at_drains = 0.0
+        self._looked = 0.0
 
     def run(self) -> Over:
         """Run until everything has ended, and tell how. Called once.
@@ -175,8 +179,8 @@ class RayHost:
         """Tell a coordinator that has just begun how things stand."""
         live = {worker: it.life for worker, it in self._workers.items()}
         rooms = [worker for worker in range(self._most) if not (worker in live or worker in self._roomless)]
-        self._begun, self._to_tell = False, []
-        ref = self._coordinator.restore.remote(live, rooms, self._why_stop, bool(self.results))
+        self._begun, self._to_tell, self._batch, self._telling = False, [], [], 0
+        ref = self._coordinator.restore.remote(live, self._life, rooms, self._why_stop, bool(self.results))
         self._watch(ref, self._restored)
 
     def _restored(self, ref: Any) -> None:
@@ -185,6 +189,8 @@ class RayHost:
         except ActorDiedError as error:
             self._over = Over(3, f"the coordinator cannot be started again: {error}")
             return
+        except RayTaskError:
+            raise
         except RayError:
             term = ""
         if term:
@@ -200,14 +206,21 @@ class RayHost:
         self._to_tell.append(message)
 
     def _tell_now(self) -> None:
-        if self._to_tell and self._begun and not self._telling:
-            messages, self._to_tell, self._telling = self._to_tell, [], True
-            self._watch(self._coordinator.told.remote(self._term, messages), self._was_told)
+        if not self._begun or self._telling:
+            return
+        if not self._batch and self._to_tell:
+            self._batch, self._to_tell, self._batches = self._to_tell, [], self._batches + 1
+        if self._batch:
+            number = self._telling = self._batches
+            ref = self._coordinator.told.remote(self._term, number, self._batch)
+            self._watch(ref, lambda ref: self._was_told(ref, number))
 
-    def _was_told(self, ref: Any) -> None:
-        self._telling = False
-        with contextlib.suppress(RayError):  # it was lost, and the next one is told how things stand
-            ray.get(ref)
+    def _was_told(self, ref: Any, number: int) -> None:
+        told = _answered(ref)
+        if number == self._telling:  # else there is another coordinator since
+            self._telling = 0
+            if told:
+                self._batch = []
 
     def _ask_for_news(self) -> None:
         self._watch(self._coordinator.news.remote(self._term, self._heard), self._told)
@@ -218,6 +231,8 @@ class RayHost:
         except ActorDiedError as error:
             self._over = Over(3, f"the coordinator cannot be started again: {error}")
             return
+        except RayTaskError:
+            raise
         except RayError:
             time.sleep(_LOOK / 2)  # it starts again
             self._ask_for_news()
@@ -240,6 +255,8 @@ class RayHost:
                 it = self._workers.get(rest[0])
                 if it is not None and it.life == rest[1]:
                     self._end(it, rest[2])
+                elif rest[1] is not None:
+                    self._tell("gone", rest[0], rest[1], rest[2], rest[0] not in self._roomless)
             case "output":
                 self._logs.feed(*rest)
             case "run directory":
@@ -356,8 +373,15 @@ class RayHost:
         for ref in done:
             self._watched.pop(ref)(ref)
         now = time.monotonic()
-        self._look_for_room(now)
-        self._look_at_drains(now)
+        if now > self._looked + (_LOOK if self._short else _SELDOM):
+            self._looked = now
+            self._look_for_room(now)
+            self._look_at_drains()
+            self._look_at_workers(now)
+        while self._requests:
+            self._stop_requested(self._requests.pop(0))
+
+    def _look_at_workers(self, now: float) -> None:
         for it in list(self._workers.values()):
             if it.ended and now > it.ended + _ENDING:
                 self._lost_with_node(it, it.reason)
@@ -366,8 +390,6 @@ class RayHost:
                     self._lost_with_node(it, f"its actor was not there after {_STARTING:g} s")
                 else:
                     self._tell("pending", it.worker, it.life)
-        while self._requests:
-            self._stop_requested(self._requests.pop(0))
 
     def _look_for_room(self, now: float) -> None:
         if self._why_stop is not None:
@@ -389,10 +411,7 @@ class RayHost:
         there = f"the cluster has {there}"
         return f"there is no room for {self._short} of at least {self._least} workers ({asked} each; {there})"
 
-    def _look_at_drains(self, now: float) -> None:
-        if now < self._looked_at_drains + _DRAINS:
-            return
-        self._looked_at_drains = now
+    def _look_at_drains(self) -> None:
         nodes = draining()
         for it in list(self._workers.values()):
             if it.node not in nodes:
@@ -413,6 +432,17 @@ class RayHost:
                 self._end(it, reason)
         self._why_stop = reason
         self._tell("stop", reason)
+
+
+def _answered(ref: Any) -> bool:
+    """Whether a call to the coordinator was answered. An error of its own code is one of dist_dp, and raised."""
+    try:
+        ray.get(ref)
+    except RayTaskError:
+        raise
+    except RayError:
+        return False
+    return True
 
 
 def _cause(error: RayError) -> str:

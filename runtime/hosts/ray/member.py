@@ -30,7 +30,9 @@ from ..coordinated import HEARTBEAT, CoordinatedMember
 if TYPE_CHECKING:
     from ...events import Sink
 
-_CUT_OFF = 9.0  # seconds without a word from the coordinator or the head node: this worker is on the wrong side then
+_CUT_OFF = (
+    9.0  # seconds without a word from the coordinator or the head node: this worker is on the wrong side then
+)
 _ORPHAN = 3  # exit code of such a worker, if its program does not end by itself
 _GRACE = 2.0
 _ANSWER = 30.0  # seconds to wait for an answer of `hear`, which waits itself for 20
@@ -59,10 +61,9 @@ class RayMember(CoordinatedMember):
         self._node = ray.get_runtime_context().get_node_id()
         self._term = ""
         self._standing, self._left = Standing(), False
-        self._known = 0  # of its asks, how many the coordinator knows from its report
         self._outgoing: deque[tuple[Any, threading.Event]] = deque()
         self._printed: deque[tuple[str, bytes]] = deque()
-        self._held = 0
+        self._held, self._printing = 0, threading.Lock()
         self._wake = threading.Event()
         self._contact = time.monotonic()
         self._asking = threading.Thread(target=self._ask_head)  # not running yet
@@ -77,14 +78,17 @@ class RayMember(CoordinatedMember):
 
     def printed(self, stream: str, data: bytes) -> None:
         """Let the driver show what the program printed; the oldest is dropped while it cannot be told."""
-        self._printed.append((stream, data))
-        self._held += len(data)
-        while self._held > _HELD and len(self._printed) > 1:
-            self._held -= len(self._printed.popleft()[1])
+        with self._printing:
+            self._printed.append((stream, data))
+            self._held += len(data)
+            while self._held > _HELD and len(self._printed) > 1:
+                self._held -= len(self._printed.popleft()[1])
+            if self._held > _HELD / 2:
+                self._wake.set()
 
     def flushed(self, seconds: float) -> None:
         """Wait until the driver has been told all that was printed so far, for so long at most."""
-        self._say({"say": "alive", "progress": self._count, "waiting": True}, wait=seconds)
+        self._say(self._alive(), wait=seconds)
 
     def leave(self) -> None:
         self._left = True
@@ -122,11 +126,11 @@ class RayMember(CoordinatedMember):
         while True:
             self._wake.wait(max(0.0, next_beat - time.monotonic()))
             self._wake.clear()
-            outputs, events, messages = [], [], []
-            while self._printed:
-                stream, data = self._printed.popleft()
-                self._held -= len(data)
-                outputs.append({"say": "output", "stream": stream, "data": data})
+            events, messages = [], []
+            with self._printing:
+                outputs = [{"say": "output", "stream": name, "data": data} for name, data in self._printed]
+                self._printed.clear()
+                self._held = 0
             while self._outgoing:
                 message, said = self._outgoing.popleft()
                 messages.append(message)
@@ -139,10 +143,9 @@ class RayMember(CoordinatedMember):
     def _deliver(self, messages: Sequence[Any]) -> None:
         while True:
             if self._term:
-                messages = [told for told in messages if told.get("number", self._known + 1) > self._known]
                 with contextlib.suppress(RayError, GetTimeoutError):
                     ref = self._coordinator.say.remote(*self._me, self._term, messages)
-                    taken = ray.get(ref, timeout=_CUT_OFF)
+                    taken = ray.get(ref, timeout=_CUT_OFF / 3)
                     if taken is None and not self._ended:
                         self._cut_off("was given up by the coordinator: it could not be reached for a while")
                     self._contact = time.monotonic()
@@ -180,12 +183,8 @@ class RayMember(CoordinatedMember):
                 term, messages = ray.get(ref, timeout=_ANSWER)
                 if term != self._term:
                     after = 0
-                    standing, asks = self._stand()
-                    place = self._place()
-                    ref = self._coordinator.report.remote(
-                        *self._me, standing, place["address"], place["node"]
-                    )
-                    self._term, self._known = ray.get(ref, timeout=_ANSWER), asks
+                    report = *self._stand(), *self._place().values()
+                    self._term = ray.get(self._coordinator.report.remote(*self._me, *report), timeout=_ANSWER)
             except (RayError, GetTimeoutError):
                 time.sleep(_PAUSE)
                 continue
