@@ -144,7 +144,7 @@ class Run(RuleBasedStateMachine):
     @invariant()
     def members_are_there(self) -> None:
         cluster = self.cluster
-        if cluster.over is None:
+        if cluster.over is None and cluster.there:
             assert set(cluster.coordinator.members) <= cluster.processes.keys()
             assert 0 <= cluster.coordinator.deadline(cluster.now) <= cluster.limits.heartbeat
 
