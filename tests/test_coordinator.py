@@ -353,3 +353,14 @@ def test_positions_that_cannot_be_end_the_run() -> None:
 def test_the_number_of_workers_is_checked(workers: object) -> None:
     with pytest.raises(ValueError, match="workers must be a whole number above 0"):
         Coordinator(workers)  # type: ignore[arg-type]
+
+
+def test_who_saves_the_newest_step_is_not_ended_before_it_is_saved():
+    limits = Limits(heartbeat=1000.0, grace=1.5, saving=60.0)
+    coordinator = formed(3, limits)
+    coordinator.stop("Ctrl-C", 0.0)
+    coordinator.heartbeat(0, 9, False, 1.0, saving=True)
+    assert [a.worker for a in coordinator.tick(2.0) if isinstance(a, End)] == [1, 2]
+    assert coordinator.tick(59.0) == []
+    coordinator.heartbeat(0, 10, False, 59.5)  # it has saved, and does not end
+    assert [a.worker for a in coordinator.tick(59.6) if isinstance(a, End)] == [0]
