@@ -13,7 +13,7 @@ from runtime import launch
 from runtime.coordinator import Limits, Over
 
 from ..train.directions import NOWHERE, STORAGE
-from .refusal import Refused
+from .refusal import INTERRUPTED, Refused
 
 if TYPE_CHECKING:
     from runtime.hosts.logs import Show
@@ -53,7 +53,7 @@ def run_on_ray(
     )
     bundle = {"CPU": cpus_per_worker or float(threads), **resources}
     try:
-        with connected(os.environ.get("RAY_ADDRESS"), working_dir) as directory:
+        with connected(os.environ.get("RAY_ADDRESS"), working_dir, _say) as directory:
             from runtime.hosts.ray.host import RayHost
 
             least, most = workers or [fitting(bundle)] * 2
@@ -71,9 +71,15 @@ def run_on_ray(
                     environment=environment,
                     logs=output,
                     wait=wait,
-                    say=lambda line: click.echo(f"dist-dp: {line}", err=True),
+                    say=_say,
                 ).run()
             finally:
                 output.close()
     except ClusterError as error:
         raise Refused(str(error)) from None
+    except KeyboardInterrupt:  # before there was anything to be interrupted
+        return Over(INTERRUPTED, "interrupted")
+
+
+def _say(line: str) -> None:
+    click.echo(f"dist-dp: {line}", err=True)

@@ -40,7 +40,7 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
     least, colon, most = value.partition(":")
     for text in (least, most if colon else least):
         if not (text.lstrip("-").isdecimal() and text.isascii()):
-            what = "NUMBER:NUMBER" if colon else "a valid integer, nor 'auto'"
+            what = "NUMBER:NUMBER" if colon else "a valid integer, nor 'auto' or LEAST:MOST"
             raise click.BadParameter(f"{value!r} is not {what}")
         if not 1 <= int(text) <= cores.MOST_WORKERS:
             raise click.BadParameter(f"{text} is not in the range 1<=x<={cores.MOST_WORKERS}")
@@ -153,6 +153,11 @@ def run(
         os.environ["DIST_DP_SHARDS"] = str(shards)
     limits = Limits(hang=hang_after, losses=max_losses)
     if on_ray:
+        if shards is not None and workers is not None and workers[1] > shards:
+            raise click.BadParameter(
+                f"{workers[1]} workers are more than --shards {shards}: a shard is computed by one worker",
+                param_hint="'-n'",
+            )
         if (
             click.get_current_context().get_parameter_source("backend")
             is click.core.ParameterSource.COMMANDLINE

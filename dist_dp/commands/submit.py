@@ -124,7 +124,9 @@ def submit(
         import ray.job_submission  # noqa: F401
         import requests  # noqa: F401
     except ImportError as error:
-        raise Refused(f"this needs Ray and its job client ({error}): pip install 'dist-dp[ray]'") from None
+        raise Refused(
+            f"this needs Ray and its job client ({error}): pip install 'ray[default]==2.60.*'"
+        ) from None
     logging.disable(logging.INFO)  # Ray's client tells of packages and connections
     environment = _environment(runtime_env, working_dir)
     script = _inside(script, environment)
@@ -335,7 +337,7 @@ def _exit_code(details: JobDetails) -> int:
     if code == FAILED and re.search(r"No module named '?dist_dp(?![\w.])", message):
         raise Refused(
             "dist_dp is not installed for the `python` that the cluster's nodes run jobs with; install it there, or "
-            "give --runtime-env FILE with the line  pip: ['dist-dp[ray]']"
+            "give --runtime-env FILE that installs it, or have it in the nodes' image"
         )
     if code == 127:
         raise Refused("the cluster's head has no `python` on its PATH; start Ray there with it on the PATH")

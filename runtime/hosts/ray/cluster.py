@@ -7,11 +7,13 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 TESTED = "2.60"  # the version of Ray that dist_dp is tested with
+
+_INSTALL = f"pip install 'ray[default]=={TESTED}.*'"
 
 _PATIENCE = 5.0  # seconds to wait for an answer at the cluster's address
 
@@ -34,7 +36,7 @@ def check_version(version: str) -> None:
     if version.split(".")[:2] != TESTED.split("."):
         raise ClusterError(
             f"Ray {version} is not the version that dist_dp is tested with, {TESTED}; install that on all nodes and "
-            "here: pip install 'dist-dp[ray]'"
+            f"here: {_INSTALL}"
         )
 
 
@@ -55,7 +57,9 @@ def explicit_authentication(environment: Mapping[str, str], own: bool) -> dict[s
 
 
 @contextmanager
-def connected(address: str | None, working_dir: str | None) -> Iterator[str | None]:
+def connected(
+    address: str | None, working_dir: str | None, say: Callable[[str], None]
+) -> Iterator[str | None]:
     """Be a driver of the cluster at `address`; None: of one for this run alone, on this machine.
 
     If the process is one already (in a notebook, say) that connection is used, and kept.
@@ -63,6 +67,7 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
     Args:
         working_dir: a directory to send to the nodes. None: the present one, unless the cluster is on this machine
             alone, or the process is the driver of a submitted job, whose directory was sent with it.
+        say: what to do with a line about the state of things.
 
     Yields: the directory where workers run; None: the one that was sent.
 
@@ -78,9 +83,9 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
     try:
         import ray
-        from ray.exceptions import AuthenticationError
+        from ray.exceptions import AuthenticationError, RayError
     except ImportError:
-        raise ClusterError("Ray is not installed here: pip install 'dist-dp[ray]'") from None
+        raise ClusterError(f"Ray is not installed here: {_INSTALL}") from None
     check_version(ray.__version__)
     if ray.is_initialized():
         yield _directory()
@@ -90,6 +95,8 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
         working_dir = os.getcwd()
     if address is not None:
         _check_address(address)
+    else:
+        say("starting a Ray on this machine, for this run alone")
     own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(
@@ -106,7 +113,7 @@ def connected(address: str | None, working_dir: str | None) -> Iterator[str | No
             "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, must be as on its nodes, and the port that of its GCS, as "
             "`ray start --head` told"
         ) from None
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, RayError) as error:
         ray.shutdown()
         if "exceeds the maximum size" in str(error) or "size limit" in str(error):
             raise ClusterError(
@@ -134,6 +141,8 @@ def in_a_job() -> bool:
 
 def _check_address(address: str) -> None:
     """Raise ClusterError if nothing listens at HOST:PORT; Ray itself would try for more than a minute."""
+    if "://" in address:
+        raise ClusterError(f"RAY_ADDRESS must be the HOST:PORT that `ray start --head` told, got {address!r}")
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return

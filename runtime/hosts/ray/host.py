@@ -265,7 +265,7 @@ class RayHost:
             case "formed":
                 self._formed(*rest)
             case "ended":
-                self._reason = rest[0]
+                self._reason = self._reason or rest[0]
             case "short":
                 if rest[0] and self._reason:
                     self._say(self._reason)
@@ -323,7 +323,7 @@ class RayHost:
             self._lost_with_node(it, "its node cannot be reached")
             return
         except RayError as error:
-            self._gone(it, it.reason or f"its process ended: {_cause(error)}")
+            self._gone(it, it.reason or _cause(error))
             return
         code, value = it.result
         if code == 0:
@@ -338,10 +338,17 @@ class RayHost:
     def _gone(self, it: _Worker, reason: str, complete: bool = False) -> None:
         """Its process is gone; in its room, if there still is one, is place for the next."""
         del self._workers[it.worker]
+        if it.result is None:
+            self._note(it, reason)
         if self._moved(it) or not self._rooms.look([it.worker]):
             self._no_room(it.worker, it.life, reason, complete)
         else:
             self._tell("gone", it.worker, it.life, reason, True, complete)
+
+    def _note(self, it: _Worker, reason: str) -> None:
+        """Who was lost is known here better than to those who were first to miss it."""
+        others = f"{self._reason}; " if " was lost: " in self._reason else ""
+        self._reason = f"{others}worker {it.worker} was lost: {reason}"
 
     def _moved(self, it: _Worker) -> bool:
         """Whether it was to move; then it is gone from its former room now."""
@@ -353,6 +360,7 @@ class RayHost:
 
     def _lost_with_node(self, it: _Worker, reason: str) -> None:
         del self._workers[it.worker]
+        self._note(it, reason)
         self._moved(it)
         self._rooms.suspect(it.node)
         ray.kill(it.handle)
@@ -447,6 +455,8 @@ def _answered(ref: Any) -> bool:
 
 def _cause(error: RayError) -> str:
     """Ray's reason in a line."""
+    if "died unexpectedly before finishing this task" in str(error):
+        return "its process was killed, or crashed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("The actor died", "The actor is dead", "The node"))]
     return (told or lines or ["unknown"])[-1 if not told else 0]

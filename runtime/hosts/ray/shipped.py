@@ -23,7 +23,11 @@ def call_on_ray(call: bytes, workers: int, threads: int) -> list[Any]:
     Raises:
         ClusterError: there is no cluster to do it on.
     """
-    with connected(os.environ.get("RAY_ADDRESS"), None) as directory:
+
+    def say(line: str) -> None:
+        print(f"dist-dp: {line}", file=sys.stderr)
+
+    with connected(os.environ.get("RAY_ADDRESS"), None, say) as directory:
         from .host import RayHost
 
         logs = WorkerLogs(workers, sys.stdout, sys.stderr)
@@ -37,7 +41,7 @@ def call_on_ray(call: bytes, workers: int, threads: int) -> list[Any]:
             limits=_LIMITS,
             environment=launch.for_workers(threads),
             logs=logs,
-            say=lambda line: print(f"dist-dp: {line}", file=sys.stderr),
+            say=say,
         )
         try:
             over = host.run()
