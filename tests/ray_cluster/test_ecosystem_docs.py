@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,22 +26,26 @@ def programs() -> dict[str, str]:
 
 def test_programs_run(programs, tmp_path):
     assert set(programs) == {"Ray Train", "Ray Data", "Metrics"}
-    printed = {}
-    with clusters.Nodes(num_cpus=3) as nodes:
-        for name, program in programs.items():
-            file = tmp_path / "program.py"
-            file.write_text(program.replace("/tmp/shared", str(tmp_path)))
+    with clusters.Nodes(num_cpus=8) as nodes, ThreadPoolExecutor() as together:
+
+        def run(name: str) -> str:
+            place = tmp_path / name.replace(" ", "")
+            place.mkdir()
+            file = place / "program.py"
+            file.write_text(programs[name].replace("/tmp/shared", str(place)))
             launcher = ["-m", "dist_dp.cli", "run", "--ray", "-n", "2"] if name == "Ray Data" else []
             ended = subprocess.run(
                 [sys.executable, *launcher, str(file)],
                 env={**nodes.environment, "PYTHONPATH": str(ROOT)},
-                cwd=tmp_path,
+                cwd=place,
                 capture_output=True,
                 text=True,
                 timeout=120,
             )
             assert ended.returncode == 0, f"{name}: {ended.stdout}{ended.stderr}"
-            printed[name] = ended.stdout
+            return ended.stdout
+
+        printed = dict(zip(programs, together.map(run, programs), strict=True))
     assert re.match(r"[0-9a-f]{64} Checkpoint\(", printed["Ray Train"])
     # The Dataset, executed by two workers, gives the answer of arrays in one process.
     i = np.arange(300)
