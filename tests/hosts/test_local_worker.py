@@ -17,7 +17,7 @@ import pytest
 from runtime.group import GroupBroken
 from runtime.hosts.control import Incoming, send
 from runtime.hosts.local_worker import LocalMember
-from runtime.member import Formation, Lost, Position
+from runtime.member import SAVING, Formation, Lost, Position
 from runtime.transports.shm import ShmGroup
 from runtime.transports.solo import SoloGroup
 
@@ -181,19 +181,26 @@ def test_a_group_is_closed_when_nobody_can_ask_for_its_pending_total_any_more(
         assert closed == closed_by_then
 
 
-def test_heartbeats_tell_progress_and_whether_it_waits(launcher: Launcher) -> None:
+def test_heartbeats_tell_progress_and_whether_it_waits_or_saves(launcher: Launcher) -> None:
     member = launcher.member
-    assert launcher.hear("alive") == {"say": "alive", "progress": 0, "waiting": True}  # in no session
+
+    def alive() -> tuple[int, bool, bool]:
+        said = launcher.hear("alive")
+        return said["progress"], said["waiting"], said["saving"]
+
+    assert alive() == (0, True, False)  # in no session
     member.progress(4, "shard 0")
-    assert launcher.hear("alive") == {"say": "alive", "progress": 1, "waiting": False}
+    assert alive() == (1, False, False)
     member.progress(4, "exchange")
-    assert launcher.hear("alive") == {"say": "alive", "progress": 2, "waiting": True}
+    assert alive() == (2, True, False)
     member.progress(4, "apply")
     answer = launcher.form()
-    assert launcher.hear("alive") == {"say": "alive", "progress": 3, "waiting": True}
+    assert alive() == (3, True, False)
     launcher.tell({**ALONE, "generation": 1})
     answer.result(10.0)
-    assert launcher.hear("alive") == {"say": "alive", "progress": 3, "waiting": False}
+    assert alive() == (3, False, False)
+    member.progress(5, SAVING)
+    assert alive() == (4, False, True)
 
 
 def test_what_the_program_says_arrives_before_it_goes_on(launcher: Launcher) -> None:
