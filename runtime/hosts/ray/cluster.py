@@ -74,6 +74,7 @@ def connected(
     Raises:
         ClusterError: no cluster is there, or it does not take this driver, or this directory.
     """
+    address = address or None  # an empty RAY_ADDRESS is none
     if "ray" not in sys.modules:  # it reads these when it is loaded
         os.environ.update(explicit_authentication(os.environ, own=address is None))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
