@@ -6,7 +6,6 @@ the two sides reach each other is the launcher's affair (`local_worker`, `ray.me
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -164,13 +163,3 @@ class CoordinatedMember(Member):
                 case "stop":
                     self._stopped = told["reason"]
             self._condition.notify_all()
-
-
-def hear_interrupts() -> None:
-    """Let SIGINT raise KeyboardInterrupt again, where a shell that started this in the background had it ignored.
-
-    It is how a launcher asks the program to end.
-    """
-    with contextlib.suppress(ValueError):  # not the main thread
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,10 +14,9 @@ import selectors
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +36,7 @@ from ..coordinator import (
 )
 from ..member import Position
 from .control import Incoming, send
+from .interrupts import handed_to
 from .logs import Stream, WorkerLogs
 
 BACKENDS = ("shm", "tcp", "shm+tcp")
@@ -143,7 +143,7 @@ class LocalHost:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._watch(self._wake, self._stop_requested)
-        with self._signals():
+        with handed_to(self.stop):
             try:
                 self._do(self._coordinator.begin(time.monotonic()))
                 while self._over is None:
@@ -168,22 +168,6 @@ class LocalHost:
         self._requests.append(reason)
         with contextlib.suppress(OSError):  # full: it wakes anyway; closed: all is over
             self._waker.send(b"\0")
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            self.stop("interrupted" if number == signal.SIGINT else "asked to end by SIGTERM")
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ from ..group import Group
 from ..member import current
 from ..transports.solo import SoloGroup
 from . import control
-from .coordinated import HEARTBEAT, CoordinatedMember, hear_interrupts
+from .coordinated import HEARTBEAT, CoordinatedMember
+from .interrupts import hear_interrupts
 
 _ORPHAN = 3  # exit code of a worker whose launcher died
 

@@ -138,13 +138,14 @@ class CoordinatorActor:
             return self._term, []
         return self._term, await self._news.after(after)
 
-    async def told(self, term: str, batch: int, messages: Sequence[Any]) -> None:
+    async def told(self, term: str, batch: int, messages: Sequence[Any]) -> bool:
         """Take what the driver says, in its order: the name of one of the methods below, and its arguments. What it
         says again, because it had no answer, is known by the number of the batch."""
         if term == self._term and batch > self._batches:
             self._batches = batch
             for name, *arguments in messages:
                 getattr(self, name)(*arguments)
+        return True
 
     def room(self, worker: int) -> None:
         self._do(self._begun.room(worker, time.monotonic()))

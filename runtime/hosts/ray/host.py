@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +19,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...coordinator import Limits, Over
+from ..interrupts import handed_to
 from ..logs import WorkerLogs
 from .cluster import ClusterError
 from .coordinator_actor import CoordinatorActor
@@ -29,9 +28,7 @@ from .worker_actor import WorkerActor
 
 _LOOK = 0.2  # seconds between looks at what nobody tells: room, drained nodes, requests to stop
 _SELDOM = 1.0  # the same, when no room is needed
-_STARTING = (
-    300.0  # seconds that an actor may take to be there, in a room that it has: its node may install packages
-)
+_STARTING = 300.0  # seconds that an actor may take to be there: its node may install packages
 _ENDING = 2.0  # seconds that an actor may take to be gone; then its node is taken for lost
 _NOTICE = 5.0  # seconds before a drained node goes, when its workers leave in any case
 _SAY_SHORT = 2.0  # seconds of waiting for room before that is said
@@ -92,13 +89,8 @@ class RayHost:
     ) -> None:
         self._program, self._report, self._directory = program, report, directory
         self._least, self._most, self._bundle, self._strategy = least, most, dict(bundle), strategy
-        self._limits, self._environment, self._logs, self._waits, self._say = (
-            limits,
-            dict(environment),
-            logs,
-            wait,
-            say,
-        )
+        self._limits, self._environment, self._logs = limits, dict(environment), logs
+        self._waits, self._say = wait, say
         self.generations = 0
         self.results: dict[int, Any] = {}
         self._workers: dict[int, _Worker] = {}
@@ -128,7 +120,7 @@ class RayHost:
         """
         self._rooms = Rooms(self._bundle, self._least, self._most, self._strategy)
         try:
-            with self._signals():
+            with handed_to(self.stop):
                 self._make_coordinator()
                 while self._over is None:
                     self._turn()
@@ -143,22 +135,6 @@ class RayHost:
     def stop(self, reason: str) -> None:
         """Have all workers end, as Ctrl-C does; asked again, end them at once. From any thread or signal handler."""
         self._requests.append(reason)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            self.stop("interrupted" if number == signal.SIGINT else "asked to end by SIGTERM")
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # --- the coordinator ----------------------------------------------------------------------------------------------
 
@@ -184,21 +160,24 @@ class RayHost:
         self._watch(ref, self._restored)
 
     def _restored(self, ref: Any) -> None:
-        try:
-            term = ray.get(ref)
-        except ActorDiedError as error:
-            self._over = Over(3, f"the coordinator cannot be started again: {error}")
-            return
-        except RayTaskError:
-            raise
-        except RayError:
-            term = ""
-        if term:
+        if term := self._answer(ref):
             self._term, self._heard, self._begun = term, 0, True
             self._ask_for_news()
         else:
             time.sleep(_LOOK / 2)  # workers have still to report, or it starts again
             self._restore()
+
+    def _answer(self, ref: Any) -> Any:
+        """What the coordinator answered; None if it was lost meanwhile, and is being started again."""
+        try:
+            return ray.get(ref)
+        except RayTaskError:  # of its own code: an error of dist_dp
+            raise
+        except ActorDiedError as error:
+            self._over = Over(3, f"the coordinator cannot be started again: {error}")
+        except RayError:
+            pass
+        return None
 
     def _tell(self, *message: Any) -> None:
         """Let the coordinator know something. Of calls that are under way together Ray keeps no order, so there is one
@@ -216,7 +195,7 @@ class RayHost:
             self._watch(ref, lambda ref: self._was_told(ref, number))
 
     def _was_told(self, ref: Any, number: int) -> None:
-        told = _answered(ref)
+        told = self._answer(ref)
         if number == self._telling:  # else there is another coordinator since
             self._telling = 0
             if told:
@@ -226,17 +205,11 @@ class RayHost:
         self._watch(self._coordinator.news.remote(self._term, self._heard), self._told)
 
     def _told(self, ref: Any) -> None:
-        try:
-            term, news = ray.get(ref)
-        except ActorDiedError as error:
-            self._over = Over(3, f"the coordinator cannot be started again: {error}")
-            return
-        except RayTaskError:
-            raise
-        except RayError:
-            time.sleep(_LOOK / 2)  # it starts again
+        if (answer := self._answer(ref)) is None:
+            time.sleep(_LOOK / 2)
             self._ask_for_news()
             return
+        term, news = answer
         if term != self._term:
             if self._term:
                 self._say("the coordinator was lost and has been started again; the workers went on")
@@ -290,11 +263,10 @@ class RayHost:
             return
         node = self._rooms.look([worker]).get(worker)
         self._life += 1
+        self._tell("started", worker, self._life)
         if node is None:
-            self._tell("started", worker, self._life)
             self._no_room(worker, self._life, "its room is gone")
             return
-        self._tell("started", worker, self._life)
         resources = {name: amount for name, amount in self._bundle.items() if name != "CPU"}
         actor = ray.remote(WorkerActor)
         handle = actor.options(
@@ -416,8 +388,8 @@ class RayHost:
         have, free = ray.cluster_resources(), ray.available_resources()
         asked = ", ".join(f"{amount:g} {name}" for name, amount in self._bundle.items())
         there = ", ".join(f"{free.get(n, 0):g} of {have.get(n, 0):g} {n} free" for n in self._bundle)
-        there = f"the cluster has {there}"
-        return f"there is no room for {self._short} of at least {self._least} workers ({asked} each; {there})"
+        what = f"{asked} each; the cluster has {there}"
+        return f"there is no room for {self._short} of at least {self._least} workers ({what})"
 
     def _look_at_drains(self) -> None:
         nodes = draining()
@@ -440,17 +412,6 @@ class RayHost:
                 self._end(it, reason)
         self._why_stop = reason
         self._tell("stop", reason)
-
-
-def _answered(ref: Any) -> bool:
-    """Whether a call to the coordinator was answered. An error of its own code is one of dist_dp, and raised."""
-    try:
-        ray.get(ref)
-    except RayTaskError:
-        raise
-    except RayError:
-        return False
-    return True
 
 
 def _cause(error: RayError) -> str:

@@ -16,11 +16,7 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-STRATEGIES = ("pack", "spread")
-
-_SUSPECTED = (
-    20.0  # seconds that nothing is started on a node that could not be reached: Ray finds out if it is gone
-)
+_SUSPECTED = 20.0  # seconds that nothing is started on a node that could not be reached
 
 
 @dataclass

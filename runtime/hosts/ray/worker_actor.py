@@ -58,7 +58,7 @@ class WorkerActor:
         self, program: Callable[[], Any], report: Callable[[BaseException], Mapping[str, Any]]
     ) -> tuple[int, Any]:
         """Run the program to its end: the exit code, and what it returned."""
-        from ..coordinated import hear_interrupts
+        from ..interrupts import hear_interrupts
         from ..program import run_program
 
         hear_interrupts()
