@@ -62,6 +62,23 @@ def replaced_late(program: Callable[[], Any], worker: int, there: Callable[[], A
     return started
 
 
+def joined_by(step: int, body: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """The body of a worker that waits at this step until a newcomer asks to come in.
+
+    Others may be quicker to the end of the program than a replacement is to its beginning.
+    """
+    member = current()  # a body has no worker to ask for
+
+    def waiting(shard: Any, optimizer: Any) -> None:
+        until = time.monotonic() + 10
+        while shard.step == step and not member.regroup_wanted:
+            assert time.monotonic() < until
+            time.sleep(1e-3)
+        body(shard, optimizer)
+
+    return waiting
+
+
 def lower_rate(shard: Any, optimizer: Any) -> None:
     if shard.step >= 3:
         optimizer.param_groups[0]["lr"] = 0.005
@@ -90,7 +107,7 @@ def test_a_schedule_that_the_body_assigned_is_not_lost_silently() -> None:
         if shard.step == 3:
             optimizer.param_groups[0]["lr"] = optim.Constant(0.001)
 
-    cluster = Cluster(3, lambda: looped(body), [Death(1, "exchange", 6)]).run()
+    cluster = Cluster(3, lambda: looped(joined_by(7, body)), [Death(1, "exchange", 6)]).run()
     assert cluster.over is not None and cluster.over.code == 1
     assert "a schedule is not" in str(cluster.errors[0])
 
@@ -104,10 +121,16 @@ def test_a_newcomer_with_another_program_is_refused(monkeypatch: pytest.MonkeyPa
         return {"file": "train.py", "sha256": "new" if started.index(current()) >= 3 else "old"}
 
     monkeypatch.setattr(run_directory, "program", edited)
-    cluster = Cluster(3, program, [Death(1, "exchange", 4)]).run()
+
+    def looping() -> Any:
+        return looped(joined_by(5, lambda shard, optimizer: None))
+
+    cluster = Cluster(3, looping, [Death(1, "exchange", 4)]).run()
     assert len(cluster.landed) == 1
     assert cluster.over is not None and cluster.over.code == 1
-    assert all(isinstance(error, dp.RunMismatch) for error in cluster.errors), cluster.errors
+    assert cluster.errors and all(isinstance(error, dp.RunMismatch) for error in cluster.errors), (
+        cluster.errors
+    )
 
 
 def test_a_writer_lost_in_the_last_checkpoint(tmp_path: Path) -> None:
