@@ -24,7 +24,7 @@ BOUND = 10.0  # seconds from the cut until the others step again
 CUT_OFF = 15.0  # seconds from the cut until the worker that is cut off has ended
 SOON = 2.0  # seconds until all that is printed has arrived; less than it takes to notice a cut
 STEP = re.compile(r"\[(\d)\] (\d+) \d+\n")
-ENDED = re.compile(r"worker (\d) is ended: it said nothing for 5 s; generation \d+: 2 workers on 2 nodes")
+ENDED = re.compile(r"worker (\d) was lost: it said nothing for 5 s; generation \d+: 2 workers on 2 nodes")
 
 
 @pytest.fixture(scope="module")
