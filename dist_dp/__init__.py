@@ -5,6 +5,7 @@ from runtime.hosts.shipped import launch
 
 from . import data, debug, nn, numpy, optim, random
 from ._version import __version__
+from .batching import batched, cell, explain_batching
 from .functional import (
     checkpoint,
     custom_vjp,
@@ -38,12 +39,15 @@ __all__ = [
     "Tensor",
     "__version__",
     "as_tensor",
+    "batched",
+    "cell",
     "checkpoint",
     "custom_vjp",
     "data",
     "debug",
     "enable_grad",
     "evaluate",
+    "explain_batching",
     "fit",
     "grad",
     "group",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .compact import Compact, Part, total
-from .ops.core import Op, apply, identity, one_output, output
+from .ops.core import Op, append, apply, identity, one_output, output
 from .tape import OFF, RECORD, Hook, Leaf, Node, mode, writes
 from .tensor import Tensor
 
@@ -149,6 +149,9 @@ def _sweep(
             if op is output:
                 _into_slot(node, g, grads)
                 continue
+            if op is append:
+                _shared_out(node, g, grads, owned)
+                continue
             if node.saved is None:
                 raise RuntimeError(
                     f"the graph was already freed at {_describe(node)}: backward went through it once; "
@@ -244,6 +247,27 @@ def _into_slot(node: Node, g: Any, grads: dict[Target, Any]) -> None:
     if g is not None:  # a sweep that is itself differentiated has read the output under a node of its own
         i = node.params[0]
         slots[i] = g if slots[i] is None else slots[i] + g
+
+
+def _shared_out(node: Node, g: Any, grads: dict[Target, Any], owned: set[Target]) -> None:
+    """Hand the gradient of a block on: its beginning to the block as it was, its end to the rows appended.
+
+    Both are parts of one array, and nobody else reads it any more: so gathers before the append add to it in place,
+    and a block of N rows costs one array of N rows, however many appends it is made of.
+    """
+    if g is None:
+        return
+    start = node.params[0]
+    for parent, its in zip(node.parents, (g[:start], g[start:]), strict=True):
+        if parent is None:
+            pass
+        elif parent in grads:
+            grads[parent] = grads[parent] + its
+            owned.discard(parent)
+        else:
+            grads[parent] = its
+            if node in owned:
+                owned.add(parent)
 
 
 def _filled(node: Node, g: Any) -> Any:
@@ -382,6 +406,9 @@ def forward(seeds: Mapping[Target, Any], roots: Sequence[Target | None], *, crea
                 if node.op is output:
                     tangents[node] = tangents[node.parents[0]][node.params[0]]
                     continue
+                if node.op is append:
+                    tangents[node] = _grown(node, [tangents.get(p) for p in node.parents])
+                    continue
                 ts = [tangents.get(p) if p is not None else None for p in node.parents]
                 t = recorded_jvp(node, ts) if create_graph else _jvp(node, ts)
                 if node.op.outputs == 1 and t.shape != node.shape:
@@ -392,6 +419,18 @@ def forward(seeds: Mapping[Target, Any], roots: Sequence[Target | None], *, crea
             error.add_note(f"in the forward-mode pass of {_describe(node)}")
         raise
     return [None if r is None else tangents.get(r) for r in roots]
+
+
+def _grown(node: Node, ts: Sequence[Any]) -> Any:
+    """The tangent of a block from those of its two parts; zeros for one that has none."""
+    start, rows = node.params[0], node.shape[0]
+    like = next(t for t in ts if t is not None)
+    lengths = (start, rows - start)
+    parts = [
+        np.zeros((n, *node.shape[1:]), like.dtype) if t is None else t
+        for n, t in zip(lengths, ts, strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 def _jvp(node: Node, ts: Sequence[Any]) -> Any:

@@ -13,10 +13,11 @@ numbers: as easy as 1, 2, 3" (SC 2011, Random123).  Its 128-bit key is the end o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -333,7 +334,7 @@ class _Scopes(threading.local):
         self.stack = [Stream(Key(_default_seed))]
 
 
-_scopes = _Scopes()
+scopes = _Scopes()
 
 
 def seed(n: int) -> None:
@@ -351,12 +352,12 @@ def seed(n: int) -> None:
     """
     global _default_seed
     n = integer_argument("n", n)
-    if len(_scopes.stack) > 1:
+    if len(scopes.stack) > 1:
         raise RuntimeError(
-            f"seed({n}) inside scope({_scopes.stack[-1]!r}) would change nothing; call it before"
+            f"seed({n}) inside scope({scopes.stack[-1]!r}) would change nothing; call it before"
         )
     _default_seed = n
-    _scopes.stack[0] = Stream(Key(n))
+    scopes.stack[0] = Stream(Key(n))
 
 
 class scope:
@@ -376,7 +377,7 @@ class scope:
     def __enter__(self) -> Stream:
         # Remembered, because a generator that holds a scope open may be closed from another thread,
         # or after a scope that was entered later.
-        self._stack = _scopes.stack
+        self._stack = scopes.stack
         self._stack.append(self._stream)
         return self._stream
 
@@ -385,9 +386,20 @@ class scope:
         del self._stack[last]
 
 
+@contextlib.contextmanager
+def separate() -> Iterator[None]:
+    """Inside, scopes are entered on a stack of their own, so that they need not end before others outside do."""
+    before = scopes.stack
+    scopes.stack = list(before)
+    try:
+        yield
+    finally:
+        scopes.stack = before
+
+
 def current() -> Stream:
     """The stream of the innermost `scope` of this thread, or of its default scope."""
-    return _scopes.stack[-1]
+    return scopes.stack[-1]
 
 
 def next_key() -> Key:

@@ -294,7 +294,8 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "function"), [p for p in public_functions() if p[0].rpartition(".")[2] not in ELSEWHERE], ids=str
+    ("name", "function"),
+    [pytest.param(n, f, id=n) for n, f in public_functions() if n.rpartition(".")[2] not in ELSEWHERE],
 )
 def test_no_function_of_numpy_takes_a_gradient_and_returns_numbers_without_one(
     name: str, function: Any
@@ -316,11 +317,10 @@ def test_no_function_of_numpy_takes_a_gradient_and_returns_numbers_without_one(
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        (n, f)
+        pytest.param(n, f, id=n)
         for n, f in public_functions()
         if f not in numpy_functions and hasattr(f, "_implementation") and has_signature(f)
     ],
-    ids=str,
 )
 def test_an_unsupported_function_names_itself(name: str, function: Any) -> None:
     if name.rpartition(".")[2] in ELSEWHERE:

@@ -399,6 +399,10 @@ def one_output(common: Node, index: int, value: Array) -> Tensor:
 # The node behind one output of an operation with several; the sweeps of backward.py treat it by name.
 output = Op("output", lambda *_: None, params="index")
 
+# The node behind a block of rows (`batching.block`) that grew: its parents are the block as it was, of `start` rows,
+# and the new rows behind them. The sweeps treat it by name too.
+append = Op("append", lambda *_: None, "block new", params="start")
+
 
 def same(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
     """The batch rule of an op that treats every element alike: apply it as it is, whatever the leading axes."""

@@ -15,6 +15,7 @@ from ..compact import row_product
 from ..tape import Array
 from ..tensor import Tensor
 from .core import Op, apply
+from .views import broadcast_to
 
 __all__ = ["tree_lstm"]
 
@@ -93,8 +94,35 @@ def _composed(*xs_and_sides: Any) -> tuple[Tensor, Tensor]:
     return o * c.tanh(), c
 
 
+def _batched(
+    op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]
+) -> Any:
+    weights = range(3, len(inputs), 3)
+    if any(batched[i] for i in weights):
+        return NotImplemented
+    if any(
+        np.ndim(x) != has + 1
+        for i, (x, has) in enumerate(zip(inputs, batched, strict=True))
+        if i not in weights
+    ):
+        return NotImplemented
+    xs = [
+        x if has or i in weights else broadcast_to(x, (size, *x.shape))
+        for i, (x, has) in enumerate(zip(inputs, batched, strict=True))
+    ]
+    return apply(op, xs, params)
+
+
 _tree_lstm = Op(
-    "tree_lstm", _forward, "*xs", params="sides", joint=_joint, outputs=2, residuals=True, composed=_composed
+    "tree_lstm",
+    _forward,
+    "*xs",
+    params="sides",
+    joint=_joint,
+    outputs=2,
+    residuals=True,
+    composed=_composed,
+    batch=_batched,
 )
 
 

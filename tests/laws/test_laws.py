@@ -271,7 +271,7 @@ def test_every_operation_with_rules_is_in_the_table(shipped_ops: dict[str, Any])
 
 
 # vmap computes these example by example. (Those in HELD are never applied to examples: what they hold is.)
-HELD = {"checkpoint", "custom_vjp", "output"}
+HELD = {"append", "checkpoint", "custom_vjp", "output"}
 LOOPED: set[str] = set()
 
 # Forward mode transposes the backward rules of these, which costs more.

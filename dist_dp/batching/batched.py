@@ -1,0 +1,224 @@
+"""`batched`: a program for one example, run for many whose graphs differ, and computed in batches."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from .. import ops, random
+from ..arguments import check_function
+from ..ops.core import as_array
+from ..pytree import Structure, flatten, unflatten
+from ..random import Stream, integer_argument
+from ..tape import INTERPRET, applying, mode
+from ..tensor import Tensor
+from .lazy import Lazy
+from .recorder import Recorder
+from .report import Report
+from .vectorize import fallbacks
+
+
+class _Last(threading.local):
+    report: Report | None = None
+
+
+_last = _Last()
+
+
+def batched(
+    fun: Callable[[Any], Any], examples: Sequence[Any], *, enabled: bool = True, max_batch: int | None = None
+) -> Any:
+    """[fun(example) for example in examples], stacked, with the same steps of different examples computed together.
+
+    `fun` is plain Python: recursion, loops and conditionals on the structure of its example, and on values. Nothing is
+    computed while it runs. When a value is needed, all calls so far that have the same signature and whose inputs are
+    known are computed as one batch, then the next ones (`schedule`): calls of a `cell` by running its body once,
+    operations outside cells by their batch rules. An example that reads a value (`if score > 0`, `.item()`, argmax of a
+    decoder) waits until all others wait as well or have come to their end.
+
+    Gradients flow through everything; they and the values equal those of one example after another up to rounding,
+    since the shapes of the matrix products differ. Batches depend on the examples alone, so the result is the same
+    bits every time, whatever the number of workers. Random numbers are drawn from a key of the example: the same as
+    unbatched.
+
+    Args:
+        fun: takes an example; returns a tensor, a number, or a nesting of them of one form for all examples.
+        examples: the examples; at least one.
+        enabled: False runs one example after another, for debugging.
+        max_batch: the largest number of calls in one batch; None for as many as are ready. It bounds the memory that
+            the inside of a batch needs.
+
+    Returns:
+        What `fun` returned, every tensor with the examples on its first axis.
+
+    Raises:
+        ValueError: no examples, or results whose shapes or nesting differ between examples.
+
+    >>> import dist_dp as dp
+    >>> dp.batched(lambda n: sum(dp.tensor(1.0) for _ in range(n)), [1, 3, 2])
+    tensor([1., 3., 2.])
+    """
+    check_function(fun)
+    if max_batch is not None:
+        max_batch = integer_argument("max_batch", max_batch, least=1, expected="an int or None")
+    examples = list(examples)
+    if not examples:
+        raise ValueError("examples must hold at least one example, got none")
+    base = random.next_key()
+    streams = [Stream(base.fold(i)) for i in range(len(examples))]
+    if (
+        mode.state == INTERPRET and type(mode.interpreter) is Recorder
+    ):  # inside another one: it batches these too
+        return _stacked([_scoped(fun, e, s) for e, s in zip(examples, streams, strict=True)])
+    if not enabled:
+        results = [_scoped(fun, e, s) for e, s in zip(examples, streams, strict=True)]
+        return _stacked(results)
+    looped = Counter(fallbacks)
+    recorder = Recorder(max_batch)
+    _last.report = recorder.report
+    results = _Examples(recorder, fun, examples, streams).run()
+    recorder.flush([x for result in results for x in flatten(result)[0] if type(x) is Lazy])
+    recorder.report.looped = Counter(fallbacks) - looped
+    return _stacked(results, recorder)
+
+
+def explain_batching() -> Report:
+    """What the last `batched` of this thread computed in which groups, and what ran one by one.
+
+    Raises:
+        RuntimeError: there was none.
+
+    >>> import dist_dp as dp
+    >>> w = dp.tensor(2.0, requires_grad=True)
+    >>> _ = dp.batched(lambda x: dp.tensor(x) * w, [1.0, 2.0])
+    >>> print(dp.explain_batching())
+    2 calls in 1 batches, 1 flushes
+      multiply        2 calls       1 batches       2.0 on average       2 at most
+    """
+    if _last.report is None:
+        raise RuntimeError("explain_batching() before the first dp.batched of this thread")
+    return _last.report
+
+
+def _scoped(fun: Callable[[Any], Any], example: Any, stream: Stream) -> Any:
+    with random.scope(stream):
+        return fun(example)
+
+
+class _Examples:
+    """The examples of one `batched`, each in a coroutine of its own."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        fun: Callable[[Any], Any],
+        examples: Sequence[Any],
+        streams: Sequence[Stream],
+    ) -> None:
+        self.recorder, self.fun, self.examples, self.streams = recorder, fun, examples, streams
+        self.results: list[Any] = [None] * len(examples)
+        self.waiting: list[tuple[int, greenlet, Lazy]] = []
+        self.main = getcurrent()
+        self.running: greenlet | None = None
+        recorder.suspend = self._suspend
+
+    def run(self) -> list[Any]:
+        """What each example returned."""
+        try:
+            for i in range(len(self.examples)):
+                it = greenlet(self._example)
+                it.gr_context = contextvars.copy_context()
+                self._resume(i, it, i)
+            while self.waiting:
+                waiting, self.waiting = self.waiting, []
+                self.recorder.flush([value for _, _, value in waiting])
+                while waiting:
+                    i, it, _ = waiting.pop(0)
+                    self._resume(i, it)
+            return self.results
+        except BaseException:
+            for _, it, _ in self.waiting:
+                it.throw()  # GreenletExit: what the example has open is closed
+            raise
+        finally:
+            self.recorder.suspend = lambda value: False
+
+    def _resume(self, i: int, it: greenlet, *start: Any) -> None:
+        """Let example `i` run until it reads a value or ends."""
+        ours = _State()
+        self.recorder.example, self.running = i, it
+        try:
+            value = it.switch(*start)
+        finally:
+            self.running = None
+            ours.restore()
+        if not it.dead:
+            self.waiting.append((i, it, value))
+
+    def _example(self, i: int) -> None:
+        with random.separate(), applying(self.recorder):
+            try:
+                self.results[i] = _scoped(self.fun, self.examples[i], self.streams[i])
+            except Exception as error:
+                error.add_note(f"in example {i} of dp.batched")
+                raise
+
+    def _suspend(self, value: Lazy) -> bool:
+        """Let the others run until `value` is computed, if this is an example that runs."""
+        if self.running is None or getcurrent() is not self.running:
+            return False
+        mine = _State()
+        self.main.switch(value)
+        mine.restore()
+        return True
+
+
+class _State:
+    """What of this thread belongs to the example that runs: how operations are applied, and what it draws from."""
+
+    def __init__(self) -> None:
+        self._mode = mode.state, mode.beneath, mode.interpreter
+        self._scopes = random.scopes.stack
+
+    def restore(self) -> None:
+        mode.state, mode.beneath, mode.interpreter = self._mode
+        random.scopes.stack = self._scopes
+
+
+def _stacked(results: Sequence[Any], recorder: Recorder | None = None) -> Any:
+    """The results of all examples as one nesting of tensors, with the examples on the first axis."""
+    flat = [flatten(result) for result in results]
+    structure = flat[0][1]
+    for i, (_, its) in enumerate(flat):
+        if its != structure:
+            raise ValueError(
+                f"fun must return results of one form for all examples, got {_form(structure)} for example 0 and "
+                f"{_form(its)} for example {i}"
+            )
+    columns = zip(*[leaves for leaves, _ in flat], strict=True)
+    return unflatten(structure, [_column(list(column), recorder) for column in columns])
+
+
+def _form(structure: Structure) -> str:
+    return "a tensor" if structure.kind is None else f"a {structure.kind.__name__} of {structure.size} leaves"
+
+
+def _column(values: list[Any], recorder: Recorder | None) -> Tensor:
+    tensors = [
+        v if isinstance(v, Tensor) else Tensor._of(as_array(v, "the result of fun"), None) for v in values
+    ]
+    first = tensors[0]
+    for i, x in enumerate(tensors):
+        if x.shape != first.shape:
+            raise ValueError(
+                f"fun must return results of one shape for all examples, got {first.shape} for example 0 and "
+                f"{x.shape} for example {i}"
+            )
+    if recorder is not None and all(type(x) is Lazy and x.dtype == first.dtype for x in tensors):
+        return recorder.column(tensors, first.spec)  # type: ignore[attr-defined]
+    return ops.stack(tensors)

@@ -1,0 +1,165 @@
+"""Values that are not computed yet, and the calls that will make them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ops.core import Op, apply, same
+from ..ops.views import part
+from ..tape import Node
+from ..tensor import Tensor
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from .block import Block
+    from .recorder import Signature
+
+
+class Spec:
+    """Shape and dtype of one value. Equal ones are one object, so that comparing signatures compares addresses."""
+
+    __slots__ = ("dtype", "shape", "size")
+
+    _known: dict[tuple[tuple[int, ...], np.dtype[Any]], Spec] = {}
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    size: int
+
+    def __new__(cls, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Spec:
+        key = (shape, dtype)
+        self = cls._known.get(key)
+        if self is None:
+            self = object.__new__(cls)
+            self.shape, self.dtype, self.size = shape, dtype, int(np.prod(shape))
+            self = cls._known.setdefault(key, self)
+        return self
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+    def zeros(self, rows: int) -> np.ndarray[Any, Any]:
+        return np.zeros((rows, *self.shape), self.dtype)
+
+
+UNSEEN = -2
+
+
+class Call:
+    """One recorded call: of a cell, or of an operation outside cells.
+
+    Attributes:
+        signature: what it is a call of; calls of one signature can run as one batch.
+        values: its inputs, one for every place of the signature.
+        outs: the values that it makes.
+        example: the index of the example that made it.
+        at: the line that made it: its code, and the instruction there.
+        draws: for a cell that draws random numbers, the stream of its example and the use that is this call's.
+        waits: how many inputs are not computed yet; UNSEEN until it is needed.
+        users: the calls that wait for it, in the order in which they were made.
+        depth: the longest chain of calls before it.
+    """
+
+    __slots__ = ("at", "depth", "draws", "example", "outs", "signature", "users", "values", "waits")
+
+    signature: Signature
+    values: list[Any]
+    outs: tuple[Lazy, ...]
+    example: int
+    at: tuple[CodeType, int]
+    draws: tuple[Any, int] | None
+    waits: int
+    users: list[Call]
+    depth: int
+
+
+class Lazy(Tensor):
+    """A tensor that is computed together with others like it; reading its value computes it.
+
+    Attributes:
+        spec: its shape and dtype, which are known from the beginning.
+        call: what will make it; None once it is computed.
+        block, row: where it stands then.
+    """
+
+    __slots__ = ("_node", "block", "call", "row", "spec")
+
+    _node: Any
+    block: Block
+    call: Call | None
+    row: int
+    spec: Spec
+
+    def __init__(self) -> None:
+        raise TypeError("only calls inside dp.batched make a Lazy; dp.tensor makes a tensor")
+
+    def computed(self) -> Lazy:
+        """This value, after computing it and what it needs."""
+        if self.call is not None:
+            self.call.signature.recorder.compute(self)
+        return self
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return self.computed().block.rows.data[self.row, ...]
+
+    @property
+    def node(self) -> Any:
+        """Its place on the tape, made when somebody asks: computing in batches does not."""
+        rows = self.computed().block.rows
+        if rows.node is None:
+            return None
+        try:
+            return self._node
+        except AttributeError:
+            shape = rows.data.shape
+            self._node = Node(part, (rows.node,), ((self.row, shape),), (self.row,), shape[1:])
+            return self._node
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.spec.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.spec.shape)
+
+    @property
+    def size(self) -> int:
+        return self.spec.size
+
+    @property
+    def nbytes(self) -> int:
+        return self.spec.size * self.spec.dtype.itemsize
+
+    def detach(self) -> Tensor:
+        return apply(detached, (self,))  # type: ignore[no-any-return]
+
+    # Writes are always made on a new value here, which this one then is.
+
+    def _records_write(self, value: Any) -> bool:
+        return True
+
+    def _become(self, result: Tensor) -> Lazy:
+        if result.shape != self.shape or result.dtype != self.dtype:
+            raise ValueError(
+                f"in-place result of {result.dtype} {result.shape} does not fit a tensor of {self.dtype} {self.shape}"
+            )
+        assert isinstance(result, Lazy)
+        if result.call is None:
+            self.block, self.row = result.block, result.row
+        else:
+            result.call.outs = tuple([self if out is result else out for out in result.call.outs])
+        self.call = result.call
+        return self
+
+
+# The same value without its gradient, for values that are not computed yet.
+detached = Op("detach", lambda x: x, batch=same)

@@ -1,0 +1,347 @@
+"""What a batched program does: calls are noted, and computed together when a value is needed.
+
+While examples run, every operation and every cell comes to the `Recorder`. It finds the *signature* of the call: what
+it calls, and for each input its shape and dtype, or which object it is, or its value, compared by equality down to
+types. Calls of one signature can run as one batch. Shapes and dtypes of the results are found once for a signature by
+a run on zeros, so that a shape that does not fit is refused on the line that caused it.
+
+What is computed when a value is needed are the calls that it needs and no others: a loss that nobody has asked for yet
+waits, and will make a larger batch later. `schedule.batches` says in which order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..ops.core import Op, apply
+from ..pytree import Structure
+from ..tape import Interpreter, applying, no_grad
+from ..tensor import Tensor
+from .block import Block
+from .lazy import UNSEEN, Call, Lazy, Spec
+from .report import Report
+from .schedule import batches, needed
+from .vectorize import Batched, Level, whole
+
+_new_lazy = Lazy.__new__
+_new_call = Call.__new__
+_PACKAGE = str(Path(__file__).parent.parent)
+
+
+class Signature:
+    """What calls have in common that can run as one batch.
+
+    Attributes:
+        name: of the cell or operation, for reports and messages.
+        specs: of the results.
+        single: there is one result, not a tuple of them.
+        structure: how the results are nested, if otherwise than as a tuple.
+        drawing: the body of the cell draws random numbers.
+        ready, total, count: of the schedule: the calls whose inputs are computed, and the sum of the depths and the
+            number of all that are to be computed.
+    """
+
+    __slots__ = (
+        "count",
+        "drawing",
+        "name",
+        "ready",
+        "recorder",
+        "run",
+        "single",
+        "specs",
+        "structure",
+        "total",
+    )
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        name: str,
+        run: Callable[[Sequence[Call]], Sequence[Tensor]],
+        specs: tuple[Spec, ...],
+        single: bool,
+        structure: Structure | None = None,
+        drawing: bool = False,
+    ) -> None:
+        self.recorder, self.name, self.run = recorder, name, run
+        self.specs, self.single, self.structure, self.drawing = specs, single, structure, drawing
+        self.ready: list[Call] = []
+        self.total = self.count = 0
+
+
+class Recorder(Interpreter):
+    """Notes the calls of one `dp.batched`, and computes them.
+
+    Attributes:
+        example: the index of the example that runs now.
+        report: what was computed so far, and how.
+        suspend: how an example waits for a value, if others can go on meanwhile.
+    """
+
+    def __init__(self, max_batch: int | None) -> None:
+        super().__init__()
+        self.max_batch = max_batch
+        self.example = 0
+        self.report = Report()
+        self.suspend: Callable[[Lazy], bool] = lambda value: False
+        self.signatures: dict[Any, Signature] = {}
+        self._blocks: dict[Spec, Block] = {}
+        self._shared: dict[Any, Any] = {}  # results that are the same for all examples
+
+    # --- recording ------------------------------------------------------------------------------------------------
+
+    def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
+        """Note an operation outside cells."""
+        key: list[Any] = [op]
+        values: list[Any] = []
+        recorded = shared = False
+        for x in inputs:
+            kind = type(x)
+            if kind is Lazy:
+                key.append(x.spec)
+                values.append(x)
+                recorded = True
+            elif kind is np.ndarray or (isinstance(x, Tensor) and x.node is None and kind is not Batched):
+                array = x if kind is np.ndarray else x.data
+                key.append((_DATA, array.shape, array.dtype))
+                values.append(array)
+            elif isinstance(x, Tensor):
+                key.append((_SHARED, id(x)))
+                values.append(x)
+                shared = True
+            else:
+                key.append(_constant(x))
+                values.append(x)
+        if not recorded and not (shared and any(type(v) is np.ndarray for v in values)):
+            return self._at_once(op, inputs, params, key) if shared else self._now(op, inputs, params)
+        if op.name == "nonzero":  # how many there are depends on the values
+            return self._now(op, [x.computed() if type(x) is Lazy else x for x in inputs], params)
+        signature = self._signature(key, params, op, values)
+        outs = self.note(signature, values, _caller(sys._getframe(1)), None)
+        return outs[0] if signature.single else outs
+
+    def note(
+        self, signature: Signature, values: list[Any], at: tuple[CodeType, int], draws: tuple[Any, int] | None
+    ) -> tuple[Lazy, ...]:
+        call = _new_call(Call)
+        call.signature, call.values, call.at, call.draws = signature, values, at, draws
+        call.example, call.waits = self.example, UNSEEN
+        outs = []
+        for spec in signature.specs:
+            out = _new_lazy(Lazy)
+            out.spec, out.call = spec, call
+            outs.append(out)
+        call.outs = result = tuple(outs)
+        return result
+
+    def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...]) -> Any:
+        with applying(self.outer):
+            return apply(op, inputs, params)
+
+    def _at_once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
+        """An operation on what all examples share, such as the transpose of a weight, is computed once."""
+        key.append(_frozen(params))
+        known = tuple(key)
+        if known not in self._shared:
+            self._shared[known] = self._now(op, inputs, params), inputs  # kept: their ids stand in the key
+        return self._shared[known][0]
+
+    def _signature(self, key: list[Any], params: tuple[Any, ...], op: Op, values: list[Any]) -> Signature:
+        if params:
+            key.append(params)
+            key.append(tuple([type(p) for p in params]))
+        known: Any = tuple(key)
+        try:
+            found = self.signatures.get(known)
+        except TypeError:  # slices and arrays cannot be hashed
+            key[-2] = _frozen(params)
+            known = tuple(key)
+            found = self.signatures.get(known)
+        if found is None:
+            specs, several = _results(op, values, params)
+            run = _operation(self, op, params, values)
+            found = self.signatures[known] = Signature(self, op.name, run, specs, not several)
+        return found
+
+    # --- computing ------------------------------------------------------------------------------------------------
+
+    def compute(self, value: Lazy) -> None:
+        """Compute `value`; an example that can wait lets the others come as far as they can first."""
+        if not self.suspend(value):
+            self.flush([value])
+
+    def flush(self, wanted: Iterable[Lazy]) -> None:
+        """Compute these values and all that they need."""
+        calls = needed(wanted)
+        if not calls:
+            return
+        self.report.flushes += 1
+        with applying(self.outer):
+            for signature, batch in batches(calls, self.max_batch):
+                self._run(signature, batch)
+
+    def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
+        try:
+            results = signature.run(calls)
+        except Exception as error:
+            raise self._located(signature, calls, error) from error.__cause__
+        self.report.add(signature.name, len(calls))
+        for i, (spec, result) in enumerate(zip(signature.specs, results, strict=True)):
+            if result.shape != (len(calls), *spec.shape) or result.dtype != spec.dtype:
+                raise RuntimeError(
+                    f"{signature.name} gave {result.dtype} {result.shape} for {len(calls)} calls, and {spec!r} for "
+                    "each when it was tried on zeros: the form of a result may not depend on values"
+                )
+            block = self.block(spec)
+            row = block.append(result)
+            for call in calls:
+                out = call.outs[i]
+                out.call, out.block, out.row = None, block, row
+                row += 1
+
+    def block(self, spec: Spec) -> Block:
+        block = self._blocks.get(spec)
+        if block is None:
+            block = self._blocks[spec] = Block(spec.shape, spec.dtype)
+        return block
+
+    def column(self, values: Sequence[Any], spec: Spec) -> Tensor:
+        """One input of all calls of a batch, with the calls on its first axis."""
+        lazy = [v for v in values if type(v) is Lazy]
+        if len(lazy) == len(values):
+            return self.block(spec).take([v.row for v in values])
+        if not lazy and not any(isinstance(v, Tensor) and v.node is not None for v in values):
+            return Tensor._of(np.stack([_array(v, spec) for v in values]), None)
+        if lazy:
+            with_rows = {id(v): self._inserted(v, spec) for v in values if type(v) is not Lazy}
+            rows = [v.row if type(v) is Lazy else with_rows[id(v)] for v in values]
+            return self.block(spec).take(rows)
+        return ops.stack([v if isinstance(v, Tensor) else Tensor._of(_array(v, spec), None) for v in values])
+
+    def _inserted(self, value: Any, spec: Spec) -> int:
+        x = value if isinstance(value, Tensor) else Tensor._of(_array(value, spec), None)
+        return self.block(spec).append(ops.reshape(x, (1, *spec.shape)))
+
+    def _located(self, signature: Signature, calls: Sequence[Call], error: Exception) -> Exception:
+        """The error with the example that causes it: the first whose call fails alone."""
+        culprit = calls[0]
+        if len(calls) > 1:
+            for call in calls:
+                try:
+                    signature.run([call])
+                except Exception as alone:
+                    culprit, error = call, alone
+                    break
+            else:
+                error.add_note(
+                    f"in {signature.name}, in a batch of {len(calls)} calls, none of which fails alone"
+                )
+                return error
+        code, instruction = culprit.at
+        line = _line(code, instruction)
+        error.add_note(
+            f"in {signature.name}, called by example {culprit.example} at {code.co_filename}:{line} "
+            f"({code.co_qualname}), in a batch of {len(calls)} calls"
+        )
+        return error
+
+
+# --- what a signature is made of --------------------------------------------------------------------------------------
+
+_DATA, _SHARED = "data", "shared"
+
+
+def _constant(x: Any) -> Any:
+    """A number as part of a signature: 1, 1.0 and True differ, so do 0.0 and -0.0, and a NaN equals itself."""
+    return (type(x), x) if x == x and x != 0 else (type(x), repr(x))
+
+
+def _frozen(x: Any) -> Any:
+    """Parameters of an operation, as something that can be compared and hashed."""
+    if isinstance(x, (tuple, list)):
+        return (type(x), *map(_frozen, x))
+    if isinstance(x, slice):
+        return (slice, x.start, x.stop, x.step)
+    if isinstance(x, np.ndarray):
+        return (np.ndarray, x.shape, x.dtype, x.tobytes())
+    if isinstance(x, dict):
+        return (dict, *((k, _frozen(v)) for k, v in x.items()))
+    return _constant(x) if isinstance(x, (int, float)) else (type(x), x)
+
+
+def _array(value: Any, spec: Spec) -> Any:
+    return value.data if isinstance(value, Tensor) else np.asarray(value, spec.dtype)
+
+
+def _results(op: Op, values: Sequence[Any], params: tuple[Any, ...]) -> tuple[tuple[Spec, ...], bool]:
+    """The forms of the results, from a run on zeros; whether there are several."""
+    arrays = [
+        np.broadcast_to(np.zeros((), v.spec.dtype), v.spec.shape)
+        if type(v) is Lazy
+        else v.data
+        if isinstance(v, Tensor)
+        else v
+        for v in values
+    ]
+    with no_grad(), applying(None), np.errstate(all="ignore"):
+        outs = apply(op, arrays, params)
+    several = isinstance(outs, tuple)
+    return tuple(Spec(o.shape, o.dtype) for o in (outs if several else (outs,))), several
+
+
+def _operation(
+    recorder: Recorder, op: Op, params: tuple[Any, ...], like: Sequence[Any]
+) -> Callable[[Sequence[Call]], Sequence[Tensor]]:
+    """How a batch of one operation is computed: by its batch rule."""
+    kinds = [type(v) for v in like]
+
+    def run(calls: Sequence[Call]) -> Sequence[Tensor]:
+        level = Level(len(calls))
+        inputs: list[Any] = []
+        for j, kind in enumerate(kinds):
+            first = calls[0].values[j]
+            if kind is Lazy:
+                values = [call.values[j] for call in calls]
+                inputs.append(Batched(level, recorder.column(values, first.spec)))
+            elif kind is np.ndarray and any(call.values[j] is not first for call in calls):
+                stacked = np.stack([call.values[j] for call in calls])
+                inputs.append(Batched(level, Tensor._of(stacked, None)))
+            else:
+                inputs.append(first)
+        if not any(isinstance(x, Batched) for x in inputs):
+            inputs = [level.broadcast(x) if isinstance(x, np.ndarray) else x for x in inputs]
+        with applying(level):
+            out = apply(op, inputs, params)
+        return [whole(o) for o in (out if isinstance(out, tuple) else (out,))]
+
+    return run
+
+
+_OURS: dict[CodeType, bool] = {}
+
+
+def _caller(frame: Any) -> tuple[CodeType, int]:
+    """The innermost line that is not in this package."""
+    while True:
+        code = frame.f_code
+        ours = _OURS.get(code)
+        if ours is None:
+            ours = _OURS[code] = code.co_filename.startswith(_PACKAGE)
+        if not ours or frame.f_back is None:
+            return code, frame.f_lasti
+        frame = frame.f_back
+
+
+def _line(code: CodeType, instruction: int) -> int:
+    for start, stop, line in code.co_lines():
+        if start <= instruction < stop and line is not None:
+            return line
+    return code.co_firstlineno

@@ -1,0 +1,43 @@
+"""What a batched program computed, and in which groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class Report:
+    """How the calls of one `dp.batched` were computed.
+
+    Attributes:
+        flushes: how often calls were computed: once, and once more for every time that all examples waited for a value.
+        batches: for every cell and operation the sizes of its batches, in order.
+        looped: the operations inside batches that ran example by example, since they have no batch rule, and how often.
+    """
+
+    def __init__(self) -> None:
+        self.flushes = 0
+        self.batches: dict[str, list[int]] = {}
+        self.looped: Counter[str] = Counter()
+
+    def add(self, name: str, size: int) -> None:
+        self.batches.setdefault(name, []).append(size)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were computed."""
+        return sum(map(sum, self.batches.values()))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{self.calls} calls in {sum(map(len, self.batches.values()))} batches, {self.flushes} flushes"
+        ]
+        width = max(map(len, self.batches), default=0)
+        for name, sizes in sorted(self.batches.items(), key=lambda item: -sum(item[1])):
+            total = sum(sizes)
+            lines.append(
+                f"  {name:<{width}}  {total:>7} calls  {len(sizes):>6} batches  "
+                f"{total / len(sizes):>8.1f} on average  {max(sizes):>6} at most"
+            )
+        for name, times in sorted(self.looped.items()):
+            lines.append(f"  {name} ran one by one {times} times: it has no batch rule")
+        return "\n".join(lines)
