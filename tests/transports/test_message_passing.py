@@ -175,7 +175,7 @@ def test_a_worker_that_falls_silent_after_all_have_begun_is_lost(monkeypatch: py
 
     def worker(group: Group) -> None:
         assert isinstance(group, MessageGroup)
-        memory = group.reserve((("<f4", 1000),), 1)
+        memory = group.reserve((("<i4", 1000),), 1)  # of whatever values
         running = group.start(memory, {(group.rank, group.rank + 1): 0}, 2)
         if group.rank == 1:
             running._open(True)  # type: ignore[attr-defined]
@@ -193,7 +193,7 @@ def test_a_worker_that_falls_silent_after_all_have_begun_is_lost(monkeypatch: py
 @pytest.mark.parametrize("wait", ["exchange", "gather", "send"])
 def test_a_worker_that_begins_late_is_not_lost(wait: str) -> None:
     def worker(group: Group) -> None:
-        memory = group.reserve((("<f4", 1_000_000),), 1)
+        memory = group.reserve((("<i4", 1_000_000),), 1)  # of whatever values
         if group.rank == 1:
             time.sleep(3 * TIMEOUT)
         if wait == "exchange":
