@@ -1,7 +1,9 @@
 """A program to be broken: trains in the directory it is given and says each shard before it computes it."""
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from runtime import faults
 def main(run: str = "", checkpoint_every: str = "0", pace: str = "0", wrong: str = "raises") -> None:
     """Args:
     run: the run directory; "" for none.
-    pace: seconds that each shard takes at least.
+    pace: seconds that each shard takes at least, or a file that holds them and may change meanwhile.
     wrong: what comes of an exception that was ordered in the body: it "raises", or makes the loss "nan".
     """
     dp.seed(5)
@@ -35,7 +37,7 @@ def main(run: str = "", checkpoint_every: str = "0", pace: str = "0", wrong: str
     )
     for shard in steps:
         print(shard.step, shard.index, flush=True)
-        time.sleep(float(pace))
+        time.sleep(float(Path(pace).read_text() if os.path.isabs(pace) else pace))
         inputs, targets = shard.batch
         loss = nn.functional.cross_entropy(model(inputs), targets)
         try:

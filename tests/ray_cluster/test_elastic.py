@@ -119,7 +119,9 @@ def test_nodes_come_and_go_are_drained_and_all_lost(cluster: Nodes, expected: st
     before = set(node_ids(cluster))
     first = cluster.add(1)
     (first_id,) = set(node_ids(cluster)) - before
-    driver = Driver(tmp_path, cluster, "-n", "1:3", PROGRAM, "run", "1", "0.2")
+    pace = tmp_path / "pace"
+    pace.write_text("0.5")  # the run must not end before all has happened
+    driver = Driver(tmp_path, cluster, "-n", "1:3", PROGRAM, "run", "1", str(pace))
     try:
         driver.until(r"^\[0\] 2 0$")
         # Two come: shared memory between them, sockets to the first.
@@ -144,6 +146,8 @@ def test_nodes_come_and_go_are_drained_and_all_lost(cluster: Nodes, expected: st
         driver.until(r"waiting: there is no room for 1 of at least 1 workers \(1 CPU each")
         fourth = cluster.add(2)
         driver.until(r"waiting: (.*\n)*.*generation \d+: 2 workers")  # nothing else takes its room
+        (tmp_path / "faster").write_text("0")
+        (tmp_path / "faster").replace(pace)
         assert driver.end() == 0, driver.output
     finally:
         driver.process.kill()
