@@ -82,13 +82,12 @@ class cell(Generic[P, R]):  # a decorator, and named as one
             ) from None
         if signature is None:
             signature = recorder.signatures[key] = self._tried(recorder, args, kwargs)
-        draws = None
+        frame = sys._getframe(1)
+        outs = recorder.note(signature, values, frame.f_code, frame.f_lasti)
         if signature.drawing:
             stream = random.current()
-            draws = stream.key, stream.use
+            outs[0].call.draws = stream.key, stream.use  # type: ignore[union-attr]
             stream.use += 1
-        frame = sys._getframe(1)
-        outs = recorder.note(signature, values, (frame.f_code, frame.f_lasti), draws)
         if signature.single:
             return outs[0]  # type: ignore[return-value]
         structure = signature.structure
@@ -146,8 +145,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         def run(calls: Sequence[Call]) -> Sequence[Tensor]:
             columns = zip(*[call.values for call in calls], strict=True)
             inputs = iter([recorder.column(c, spec) for c, spec in zip(columns, specs, strict=True)])
-            keys = [call.draws for call in calls]
-            rows = RowStreams(lambda: [key.fold(use) for key, use in keys])  # type: ignore[misc]
+            rows = RowStreams(lambda: [key.fold(use) for key, use in [call.draws for call in calls]])
             outs, _ = self._run(args, kwargs, inputs, rows)
             return outs
 
@@ -181,22 +179,46 @@ def _signed(tree: Any, values: list[Any]) -> Any:
         return tree.spec
     if kind is tuple:
         return tuple([_signed(x, values) for x in tree])
-    if kind is int or kind is float:
-        values.append(tree)
-        return INTEGER if kind is int else FLOAT
-    if tree is None:
-        return None
-    if isinstance(tree, (Tensor, np.ndarray)):
-        values.append(tree)
-        return Spec(tree.shape, tree.dtype)
-    if isinstance(tree, (list, tuple)):
-        return (kind, *[_signed(x, values) for x in tree])
+    try:
+        return _signs[kind](tree, values)
+    except KeyError:
+        sign = _signs[kind] = _sign_of(kind)
+        return sign(tree, values)
+
+
+def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
+    """`_signed` for arguments of one type. A value's signature is its spec, a number's that of its array."""
+    if issubclass(kind, (Tensor, np.ndarray, np.integer, np.floating)):
+
+        def value(x: Any, values: list[Any]) -> Any:
+            values.append(x)
+            return Spec(x.shape, x.dtype)
+
+        return value
+    if issubclass(kind, (list, tuple)):
+        return lambda tree, values: (kind, *[_signed(x, values) for x in tree])
     if kind is dict:
-        return (dict, *[(k, _signed(v, values)) for k, v in tree.items()])
-    if isinstance(tree, (np.integer, np.floating)):
-        values.append(tree)
-        return Spec((), tree.dtype)
-    return (kind, tree)
+        return lambda tree, values: (dict, *[(k, _signed(v, values)) for k, v in tree.items()])
+    if kind.__hash__ is object.__hash__ and kind.__eq__ is object.__eq__:
+        return lambda it, values: it  # a module: equal to itself alone
+    return lambda it, values: (kind, it)
+
+
+def _integer(x: int, values: list[Any]) -> Spec:
+    values.append(x)
+    return INTEGER
+
+
+def _float(x: float, values: list[Any]) -> Spec:
+    values.append(x)
+    return FLOAT
+
+
+_signs: dict[type, Callable[[Any, list[Any]], Any]] = {
+    int: _integer,
+    float: _float,
+    type(None): lambda none, values: None,
+}
 
 
 def _filled(tree: Any, inputs: Iterator[Any]) -> Any:

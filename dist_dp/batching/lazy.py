@@ -14,6 +14,7 @@ from ..tensor import Tensor
 if TYPE_CHECKING:
     from types import CodeType
 
+    from ..random import Key
     from .block import Block
     from .recorder import Signature
 
@@ -56,21 +57,33 @@ class Call:
         values: its inputs, one for every place of the signature.
         outs: the values that it makes.
         example: the index of the example that made it.
-        at: the line that made it: its code, and the instruction there.
-        draws: for a cell that draws random numbers, the stream of its example and the use that is this call's.
+        code, instruction: where it was made.
+        draws: of a cell that draws random numbers: the key of its example, and the use of it that is this call's.
         waits: how many inputs are not computed yet; UNSEEN until it is needed.
         users: the calls that wait for it, in the order in which they were made.
         depth: the longest chain of calls before it.
     """
 
-    __slots__ = ("at", "depth", "draws", "example", "outs", "signature", "users", "values", "waits")
+    __slots__ = (
+        "code",
+        "depth",
+        "draws",
+        "example",
+        "instruction",
+        "outs",
+        "signature",
+        "users",
+        "values",
+        "waits",
+    )
 
     signature: Signature
     values: list[Any]
     outs: tuple[Lazy, ...]
     example: int
-    at: tuple[CodeType, int]
-    draws: tuple[Any, int] | None
+    code: CodeType
+    instruction: int
+    draws: tuple[Key, int]
     waits: int
     users: list[Call]
     depth: int

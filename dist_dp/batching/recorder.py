@@ -125,22 +125,29 @@ class Recorder(Interpreter):
         if op.name == "nonzero":  # how many there are depends on the values
             return self._now(op, [x.computed() if type(x) is Lazy else x for x in inputs], params)
         signature = self._signature(key, params, op, values)
-        outs = self.note(signature, values, _caller(sys._getframe(1)), None)
+        outs = self.note(signature, values, *_caller(sys._getframe(1)))
         return outs[0] if signature.single else outs
 
     def note(
-        self, signature: Signature, values: list[Any], at: tuple[CodeType, int], draws: tuple[Any, int] | None
+        self, signature: Signature, values: list[Any], code: CodeType, instruction: int
     ) -> tuple[Lazy, ...]:
+        """Note a call, made at this instruction; returns its results."""
         call = _new_call(Call)
-        call.signature, call.values, call.at, call.draws = signature, values, at, draws
-        call.example, call.waits = self.example, UNSEEN
-        outs = []
-        for spec in signature.specs:
+        call.signature, call.values, call.waits = signature, values, UNSEEN
+        call.code, call.instruction, call.example = code, instruction, self.example
+        specs = signature.specs
+        if len(specs) == 1:
             out = _new_lazy(Lazy)
-            out.spec, out.call = spec, call
+            out.call, out.spec = call, specs[0]
+            call.outs = result = (out,)
+            return result
+        outs = []
+        for spec in specs:
+            out = _new_lazy(Lazy)
+            out.call, out.spec = call, spec
             outs.append(out)
-        call.outs = result = tuple(outs)
-        return result
+        call.outs = several = tuple(outs)
+        return several
 
     def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...]) -> Any:
         with applying(self.outer):
@@ -245,8 +252,7 @@ class Recorder(Interpreter):
                     f"in {signature.name}, in a batch of {len(calls)} calls, none of which fails alone"
                 )
                 return error
-        code, instruction = culprit.at
-        line = _line(code, instruction)
+        code, line = culprit.code, _line(culprit.code, culprit.instruction)
         error.add_note(
             f"in {signature.name}, called by example {culprit.example} at {code.co_filename}:{line} "
             f"({code.co_qualname}), in a batch of {len(calls)} calls"
