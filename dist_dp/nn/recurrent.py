@@ -414,11 +414,7 @@ class LSTMCell(_Cell):
             raise ValueError(f"LSTMCell: hx must be a pair (h, c), got {type(hx).__name__}")
         h, c = hx or (None, None)
         a, b, _ = self._two(x, h)
-        gates, n = a + b, self.hidden_size
-        before = self._state(c, lifted(x))
-        i_f = ops.sigmoid(gates[..., : 2 * n])
-        after = i_f[..., n:] * before + i_f[..., :n] * ops.tanh(gates[..., 2 * n : 3 * n])
-        return ops.sigmoid(gates[..., 3 * n :]) * ops.tanh(after), after
+        return ops.lstm_cell(a + b, self._state(c, lifted(x)))
 
 
 class GRUCell(_Cell):
