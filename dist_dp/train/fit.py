@@ -76,6 +76,9 @@ def steps(
         collate: makes a batch of a list of examples, for data that does not stack (trees, ragged sequences).
         shuffle: draw a new order of the examples in every epoch.
         drop_last: leave out the last batch of an epoch where it is short.
+        balance: the size of each example (nodes of a tree, tokens), a sequence of whole numbers. The examples of a
+            batch are then dealt out so that its shards are of about equal size, and workers wait less for each other.
+            It is part of the order of the data: the answer is another one than without, and the run holds on to it.
         checkpoint_every: steps between checkpoints; 0 for one at the end only; by default after an epoch (at most
             one a second) and every 30 s.
         keep_last, keep_every: keep this many newest checkpoints, and all at multiples of `keep_every` steps.

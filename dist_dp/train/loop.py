@@ -96,6 +96,7 @@ class Steps:
             options["shuffle"],
             epochs,
             options["drop_last"],
+            options["balance"],  # type: ignore[arg-type]
         )
         if shards < workers:
             raise ValueError(
@@ -570,8 +571,7 @@ class Steps:
     @functools.cached_property
     def _manifest(self) -> dict[str, Any]:
         """What this run is, as it was when this worker began: later the body may have assigned another rate."""
-        names = ("batch_size", "shards", "seed", "shuffle", "drop_last")
-        settings: dict[str, Any] = {name: getattr(self.batches, name) for name in names}
+        settings = self.batches.settings()
         wire, local = self._options["wire"], self._options["local"]
         if wire is not None:
             settings["wire"] = wire

@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     collate: Callable[[list[Any]], Any] | None
     shuffle: bool
     drop_last: bool
+    balance: Sequence[int] | None
     checkpoint_every: int | None
     keep_last: int
     keep_every: int | None
@@ -74,6 +75,7 @@ DEFAULTS: Options = {
     "collate": None,
     "shuffle": True,
     "drop_last": False,
+    "balance": None,
     "checkpoint_every": None,
     "keep_last": 3,
     "keep_every": None,
