@@ -16,6 +16,7 @@ from dist_dp import nn, optim
 from . import twins
 from .examples import example
 from .pairs import Pair, compare
+from .workloads import plain_reader
 
 
 class Case(NamedTuple):
@@ -86,7 +87,7 @@ def tree_lstm() -> Case:
     reader = example("ast_depth")
     batch = reader.load(largest=40)[1][:32]
     labels = torch.tensor([e.label for e in batch])
-    model, other = reader.Reader(), twins.TorchReader(len(reader.KINDS), reader.DEEPEST + 1)
+    model, other = plain_reader(reader), twins.TorchReader(len(reader.KINDS), reader.DEEPEST + 1)
     return Case(
         "recursive Tree-LSTM, 32 trees",
         model,
