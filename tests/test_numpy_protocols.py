@@ -378,6 +378,15 @@ def test_the_defaults_of_numpy_hold() -> None:
         del numpy_functions[theirs]
 
 
+def test_pad_takes_what_numpy_takes_by_mode() -> None:
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    for pad in (np.pad, dnp.pad):
+        out = pad(x, (0, 2), constant_values=-1.0)
+        assert isinstance(out, Tensor) and out.tolist() == [1.0, 2.0, -1.0, -1.0]
+    with pytest.raises(TypeError, match=r"np\.pad has no argument `end_values`"):
+        np.pad(x, (0, 2), mode="linear_ramp", end_values=1.0)
+
+
 def test_defaults_that_are_spelled_out_are_accepted() -> None:
     t = Tensor(A, requires_grad=True)
     np.testing.assert_array_equal(

@@ -60,7 +60,9 @@ def like(theirs: Any, ours: Callable[..., Any], **renamed: str) -> Callable[...,
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
             continue
-        if parameter.default is _EMPTY:
+        if parameter.kind is parameter.VAR_KEYWORD:  # np.pad's, which NumPy looks at by mode
+            names |= {n: n for n in mine if n not in parameters and mine[n].default is not _EMPTY}
+        elif parameter.default is _EMPTY:
             names[name] = next(positions)
         elif renamed.get(name, name) in mine:
             to = names[name] = renamed.get(name, name)
