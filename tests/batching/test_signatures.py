@@ -6,11 +6,12 @@ of its issues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from batching.agreement import agree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,25 +30,6 @@ def double(x: Any) -> Any:
 @dp.cell
 def add(x: Any, y: Any) -> Any:
     return x + y
-
-
-def agree(fun: Callable[[Any], Any], examples: Sequence[Any], *leaves: Any) -> list[int]:
-    """Batched equals one by one, to the sign of a zero, in the results and the gradients of `leaves`; the sizes of the
-    batches without a limit."""
-    found = []
-    for options in ({"enabled": False}, {"max_batch": 2}, {"max_batch": 1}, {}):
-        for leaf in leaves:
-            leaf.grad = None
-        out = dp.batched(fun, examples, **options)
-        if leaves:
-            (out * np.cos(np.arange(out.size).reshape(out.shape))).sum().backward()
-        found.append([out.data, *[leaf.grad.data for leaf in leaves]])
-    for run in found[1:]:
-        for expected, got in zip(found[0], run, strict=True):
-            assert got.dtype == expected.dtype
-            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
-            assert (np.signbit(got) == np.signbit(expected))[expected == 0].all()
-    return [size for sizes in dp.explain_batching().batches.values() for size in sizes]
 
 
 # --- constants --------------------------------------------------------------------------------------------------------
