@@ -4,7 +4,7 @@
 
 The trees are the Turkish Web Treebank, annotated by hand (Kayadelen, Öztürel and Bohnet, LREC 2020): 4,851 sentences,
 81,370 words, 44 relations; `pip install --no-deps turkish-treebanks==1.0.0`, of which only the files are read. Its
-split: of ten sentences of a file eight are to learn from, the ninth is for choosing settings, the tenth is for the test.
+split: of ten sentences of a file eight are to learn from, the ninth is for choosing settings, the tenth for the test.
 
 An example is the tree of one sentence. Of a word the model sees its part of speech, its inflection (`Case=Loc`), on
 which side of its head it stands and whether beside it, but not the word itself. The commonest relation gets 18.8 % of
