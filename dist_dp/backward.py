@@ -131,6 +131,7 @@ def _sweep(
     inspect = mode.inspect
     owned: set[Target] = set()  # gradients summed into an array of our own, which may be added to in place
     compact: dict[Target, list[Compact]] = {}  # those of leaves that are not written out yet
+    touched: dict[Target, Any] = {}  # of the gradients of blocks: which rows somebody added to
     order: list[Any] = sorted([n for n in uses if n.op is not None], key=_seq)
     node: Any = None
     try:
@@ -150,7 +151,7 @@ def _sweep(
                 _into_slot(node, g, grads)
                 continue
             if op is append:
-                _shared_out(node, g, grads, owned)
+                _shared_out(node, g, grads, owned, touched)
                 continue
             if node.saved is None:
                 raise RuntimeError(
@@ -171,6 +172,8 @@ def _sweep(
                 if parent is None or (wanted is not None and parent not in wanted):
                     continue
                 d = op.rules[i](g, *saved[i]) if gradients is None else gradients[i]
+                if parent.op is append and d is not None:
+                    _touch(parent, node, touched)
                 if isinstance(d, Compact):
                     if inspect is None and parent.op is None and wanted is None and parent.hooks is None:
                         waiting = compact.setdefault(parent, [])
@@ -249,25 +252,43 @@ def _into_slot(node: Node, g: Any, grads: dict[Target, Any]) -> None:
         slots[i] = g if slots[i] is None else slots[i] + g
 
 
-def _shared_out(node: Node, g: Any, grads: dict[Target, Any], owned: set[Target]) -> None:
+def _touch(block: Node, gather: Node, touched: dict[Target, Any]) -> None:
+    """Note the rows of a block that a gather took: its gradient has something to say of these alone."""
+    if block not in touched:
+        touched[block] = np.zeros(block.shape[0], np.bool_)
+    assert gather.saved is not None
+    touched[block][gather.params[0] if gather.op.name == "part" else gather.saved[0][0]] = True
+
+
+def _shared_out(
+    node: Node, g: Any, grads: dict[Target, Any], owned: set[Target], touched: dict[Target, Any]
+) -> None:
     """Hand the gradient of a block on: its beginning to the block as it was, its end to the rows appended.
 
     Both are parts of one array, and nobody else reads it any more: so gathers before the append add to it in place,
-    and a block of N rows costs one array of N rows, however many appends it is made of.
+    and a block of N rows costs one array of N rows, however many appends it is made of. Rows that nobody took have no
+    gradient, not a zero one: what was only computed beside the loss is not reached.
     """
-    if g is None:
+    rows = touched.pop(node, None)
+    if g is None or rows is None:
         return
     start = node.params[0]
-    for parent, its in zip(node.parents, (g[:start], g[start:]), strict=True):
-        if parent is None:
-            pass
-        elif parent in grads:
-            grads[parent] = grads[parent] + its
-            owned.discard(parent)
-        else:
-            grads[parent] = its
-            if node in owned:
-                owned.add(parent)
+    before, new = node.parents
+    if before is not None and rows[:start].any():
+        _hand(before, g[:start], node, grads, owned)
+        touched[before] = touched[before] | rows[:start] if before in touched else rows[:start]
+    if new is not None and rows[start:].any():
+        _hand(new, g[start:], node, grads, owned)
+
+
+def _hand(parent: Target, part: Any, node: Node, grads: dict[Target, Any], owned: set[Target]) -> None:
+    if parent in grads:
+        grads[parent] = grads[parent] + part
+        owned.discard(parent)
+    else:
+        grads[parent] = part
+        if node in owned:
+            owned.add(parent)
 
 
 def _filled(node: Node, g: Any) -> Any:

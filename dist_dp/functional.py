@@ -24,7 +24,7 @@ from .batching.vectorize import levels, spread, under, vmap, whole
 from .opaque import checkpoint, custom_vjp
 from .ops.core import as_array, identity
 from .pytree import Structure, flatten, flatten_like, map_leaves, paths, unflatten
-from .tape import INTERPRET, Leaf, Node, enable_grad, is_grad_enabled, mode
+from .tape import INTERPRET, Leaf, Node, at_once, enable_grad, is_grad_enabled, mode
 from .tensor import Tensor
 
 __all__ = [
@@ -63,7 +63,7 @@ class _Run:
     def __init__(self, call: Callable[[list[Tensor]], Any], xs: Sequence[Tensor], has_aux: bool) -> None:
         recording = is_grad_enabled()
         self.inputs = [_alias(x) for x in xs]
-        with enable_grad():
+        with enable_grad(), at_once():
             result = call(self.inputs)
         self.aux = None
         if has_aux:

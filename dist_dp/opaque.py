@@ -20,7 +20,7 @@ from .backward import backward, reach
 from .batching.vectorize import Level, levels, spread, under, whole
 from .ops.core import Op, as_array, identity, one_output
 from .pytree import Structure, flatten, flatten_like, paths, unflatten
-from .tape import INTERPRET, Leaf, Node, applying, clock, enable_grad, is_grad_enabled, mode
+from .tape import INTERPRET, Leaf, Node, applying, at_once, clock, enable_grad, is_grad_enabled, mode
 from .tensor import Tensor
 
 P = ParamSpec("P")
@@ -137,6 +137,7 @@ def checkpoint(fun: Callable[P, R]) -> Callable[P, R]:
     check_function(fun)
 
     @functools.wraps(fun)
+    @at_once()
     def checkpointed(*args: P.args, **kwargs: P.kwargs) -> Any:
         if not is_grad_enabled():
             return fun(*args, **kwargs)
@@ -268,6 +269,7 @@ class custom_vjp:
     def __repr__(self) -> str:
         return f"custom_vjp {getattr(self.fun, '__name__', self.fun)}"
 
+    @at_once()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """
         Raises:

@@ -110,7 +110,7 @@ def flatten_like(structure: Structure, tree: Any, name: str, prefix: bool = Fals
     if prefix and (found is None or found[0] is type(None)):
         return [tree] * structure.size
     if found is None or found[0] is not structure.kind or set(found[1]) != set(structure.keys):
-        raise ValueError(f"{name} must be nested as {_described(structure)}, got {_kind(tree, found)}")
+        raise ValueError(f"{name} must be nested as {described(structure)}, got {_kind(tree, found)}")
     parts = dict(zip(found[1], found[2], strict=True))
     places = zip(structure.keys, structure.children, strict=True)
     return [
@@ -140,7 +140,7 @@ def map_leaves(fn: Callable[..., Any], tree: Any) -> Any:
     return unflatten(structure, [fn(leaf) for leaf in leaves])
 
 
-def _described(structure: Structure) -> str:
+def described(structure: Structure) -> str:
     if structure.kind is dict:
         return f"a dict with keys {list(structure.keys)}"
     kind = structure.kind.__name__ if structure.kind else "leaf"
@@ -150,4 +150,4 @@ def _described(structure: Structure) -> str:
 def _kind(tree: Any, found: tuple[type, tuple[Any, ...], list[Any]] | None) -> str:
     if found is None:
         return type(tree).__name__
-    return _described(Structure(found[0], found[1]))
+    return described(Structure(found[0], found[1]))

@@ -54,11 +54,13 @@ mode = Mode()
 
 
 class Interpreter:
-    """Applies operations in a way of its own: base of vmap and of anomaly detection.
+    """Applies operations in a way of its own: base of vmap, of batching and of anomaly detection.
 
     Interpreters nest: `outer` is the one that was active when this was made, and `applying(self.outer)` is how this one
-    has the operations applied that it makes of the one it was given.
+    has the operations applied that it makes of the one it was given. One that `postpones` computes them later.
     """
+
+    postpones = False
 
     def __init__(self) -> None:
         self.outer = mode.interpreter if mode.state == INTERPRET else None
@@ -79,6 +81,17 @@ def applying(interpreter: Interpreter | None) -> Iterator[None]:
         yield
     finally:
         mode.state, mode.beneath, mode.interpreter = before
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Inside, operations are computed as they come, for what looks at the tape that they leave."""
+    interpreter = mode.interpreter
+    if mode.state == INTERPRET and interpreter is not None and interpreter.postpones:
+        with applying(interpreter.outer):
+            yield
+    else:
+        yield
 
 
 class _Switch(contextlib.ContextDecorator):

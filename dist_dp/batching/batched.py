@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from greenlet import getcurrent, greenlet
 from .. import ops, random
 from ..arguments import check_function
 from ..ops.core import as_array
-from ..pytree import Structure, flatten, unflatten
+from ..pytree import described, flatten, unflatten
 from ..random import Stream, integer_argument
 from ..tape import INTERPRET, applying, mode
 from ..tensor import Tensor
@@ -66,7 +67,10 @@ def batched(
     check_function(fun)
     if max_batch is not None:
         max_batch = integer_argument("max_batch", max_batch, least=1, expected="an int or None")
-    examples = list(examples)
+    try:
+        examples = list(examples)
+    except TypeError:
+        raise TypeError(f"examples must be a sequence of examples, got {type(examples).__name__}") from None
     if not examples:
         raise ValueError("examples must hold at least one example, got none")
     base = random.next_key()
@@ -122,7 +126,7 @@ class _Examples:
     ) -> None:
         self.recorder, self.fun, self.examples, self.streams = recorder, fun, examples, streams
         self.results: list[Any] = [None] * len(examples)
-        self.waiting: list[tuple[int, greenlet, Lazy]] = []
+        self.waiting: deque[tuple[int, greenlet, Lazy]] = deque()
         self.main = getcurrent()
         self.running: greenlet | None = None
         recorder.suspend = self._suspend
@@ -135,18 +139,15 @@ class _Examples:
                 it.gr_context = contextvars.copy_context()
                 self._resume(i, it, i)
             while self.waiting:
-                waiting, self.waiting = self.waiting, []
+                waiting = list(self.waiting)
                 self.recorder.flush([value for _, _, value in waiting])
-                while waiting:
-                    i, it, _ = waiting.pop(0)
+                for i, it, _ in waiting:
+                    self.waiting.popleft()
                     self._resume(i, it)
             return self.results
-        except BaseException:
-            for _, it, _ in self.waiting:
-                it.throw()  # GreenletExit: what the example has open is closed
-            raise
         finally:
             self.recorder.suspend = lambda value: False
+            self._close()
 
     def _resume(self, i: int, it: greenlet, *start: Any) -> None:
         """Let example `i` run until it reads a value or ends."""
@@ -159,6 +160,16 @@ class _Examples:
             ours.restore()
         if not it.dead:
             self.waiting.append((i, it, value))
+
+    def _close(self) -> None:
+        """End the examples that still wait, after a failure: what they have open is closed (GreenletExit)."""
+        ours = _State()
+        while self.waiting:
+            i, it, _ = self.waiting.popleft()
+            self.recorder.example = i
+            with contextlib.suppress(Exception):  # the first failure is the one to tell
+                it.throw()
+            ours.restore()
 
     def _example(self, i: int) -> None:
         with random.separate(), applying(self.recorder):
@@ -173,8 +184,10 @@ class _Examples:
         if self.running is None or getcurrent() is not self.running:
             return False
         mine = _State()
-        self.main.switch(value)
-        mine.restore()
+        try:
+            self.main.switch(value)
+        finally:
+            mine.restore()
         return True
 
 
@@ -197,15 +210,11 @@ def _stacked(results: Sequence[Any], recorder: Recorder | None = None) -> Any:
     for i, (_, its) in enumerate(flat):
         if its != structure:
             raise ValueError(
-                f"fun must return results of one form for all examples, got {_form(structure)} for example 0 and "
-                f"{_form(its)} for example {i}"
+                f"fun must return results of one form for all examples, got {described(structure)} for example 0 and "
+                f"{described(its)} for example {i}"
             )
     columns = zip(*[leaves for leaves, _ in flat], strict=True)
     return unflatten(structure, [_column(list(column), recorder) for column in columns])
-
-
-def _form(structure: Structure) -> str:
-    return "a tensor" if structure.kind is None else f"a {structure.kind.__name__} of {structure.size} leaves"
 
 
 def _column(values: list[Any], recorder: Recorder | None) -> Tensor:

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import sub
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ops.along import pick
 from ..ops.core import append, apply, unary
 from ..ops.views import part
-from ..tape import RECORD, Node, mode
+from ..tape import Node, is_grad_enabled
 from ..tensor import Tensor
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 FIRST = 64  # rows that a new block has room for
 
@@ -30,12 +33,14 @@ class Block:
     """Rows of one shape and dtype.
 
     Attributes:
+        recorder: whose values are in it.
         rows: all rows so far, as a tensor (count, *shape).
     """
 
-    __slots__ = ("_memory", "rows")
+    __slots__ = ("_memory", "recorder", "rows")
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, recorder: Recorder, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.recorder = recorder
         self._memory = np.empty((FIRST, *shape), dtype)
         self.rows = Tensor._of(self._memory[:0], None)
 
@@ -51,7 +56,7 @@ class Block:
         self._memory[start:stop] = new.data
         data = self._memory[:stop]
         node = None
-        if mode.state == RECORD and (old.node is not None or new.node is not None):
+        if (old.node is not None or new.node is not None) and is_grad_enabled():
             node = Node(append, (old.node, new.node), (), (start,), data.shape)
         self.rows = Tensor._of(data, node)
         return start

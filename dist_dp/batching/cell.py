@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
 from .lazy import Call, Lazy, Spec
-from .recorder import Recorder, Signature
+from .recorder import Recorder, Signature, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,7 +74,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         if mode.state != INTERPRET or type(recorder) is not Recorder:
             return self.fun(*args, **kwargs) if _body.running else self._alone(args, kwargs)
         values: list[Any] = []
-        key = (self, _signed(args, values), _signed(kwargs, values) if kwargs else None)
+        key = (self, mode.beneath, _signed(args, values), _signed(kwargs, values) if kwargs else None)
         try:
             signature: Any = recorder.signatures.get(key)
         except TypeError as error:
@@ -130,7 +131,8 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         values: list[Any] = []
         _signed(args, values), _signed(kwargs, values)
         specs = [_spec(v) for v in values]
-        rows = 2  # one would not show a result that has lost the batch
+        taken = {n for spec in specs for n in spec.shape}
+        rows = next(n for n in itertools.count(2) if n not in taken)  # a result that lost the batch shows
         draws = RowStreams([Key(0)] * rows)
         with applying(None), no_grad(), np.errstate(all="ignore"):
             zeros = iter([Tensor._of(spec.zeros(rows), None) for spec in specs])
@@ -188,7 +190,16 @@ def _signed(tree: Any, values: list[Any]) -> Any:
 
 def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
     """`_signed` for arguments of one type. A value's signature is its spec, a number's that of its array."""
-    if issubclass(kind, (Tensor, np.ndarray, np.integer, np.floating)):
+    if issubclass(kind, (Tensor, np.ndarray)):
+
+        def array(x: Any, values: list[Any]) -> Any:
+            if kind is np.ndarray or x.node is None:
+                x = Tensor._of(kept(x if kind is np.ndarray else x.data), None)
+            values.append(x)
+            return Spec(x.shape, x.dtype)
+
+        return array
+    if issubclass(kind, (np.integer, np.floating)):
 
         def value(x: Any, values: list[Any]) -> Any:
             values.append(x)

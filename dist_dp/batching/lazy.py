@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..random import Key
     from .block import Block
-    from .recorder import Signature
+    from .recorder import Recorder, Signature
 
 
 class Spec:
@@ -88,6 +88,11 @@ class Call:
     users: list[Call]
     depth: int
 
+    @property
+    def pending(self) -> bool:
+        """Whether it is not computed yet."""
+        return self.outs[0].call is not None
+
 
 class Lazy(Tensor):
     """A tensor that is computed together with others like it; reading its value computes it.
@@ -109,10 +114,14 @@ class Lazy(Tensor):
     def __init__(self) -> None:
         raise TypeError("only calls inside dp.batched make a Lazy; dp.tensor makes a tensor")
 
+    @property
+    def recorder(self) -> Recorder:
+        return self.block.recorder if self.call is None else self.call.signature.recorder
+
     def computed(self) -> Lazy:
         """This value, after computing it and what it needs."""
         if self.call is not None:
-            self.call.signature.recorder.compute(self)
+            self.recorder.compute(self)
         return self
 
     @property
@@ -165,12 +174,16 @@ class Lazy(Tensor):
             raise ValueError(
                 f"in-place result of {result.dtype} {result.shape} does not fit a tensor of {self.dtype} {self.shape}"
             )
-        assert isinstance(result, Lazy)
+        self.recorder.overwritten(self)
+        if not isinstance(result, Lazy):  # written to where nothing is postponed
+            result = self.recorder.held(result)
         if result.call is None:
             self.block, self.row = result.block, result.row
         else:
             result.call.outs = tuple([self if out is result else out for out in result.call.outs])
         self.call = result.call
+        if hasattr(self, "_node"):
+            del self._node
         return self
 
 

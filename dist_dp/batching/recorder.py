@@ -11,6 +11,7 @@ waits, and will make a larger batch later. `schedule.batches` says in which orde
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from .. import ops
 from ..ops.core import Op, apply
 from ..pytree import Structure
-from ..tape import Interpreter, applying, no_grad
+from ..tape import OFF, Interpreter, applying, at_once, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
 from .lazy import UNSEEN, Call, Lazy, Spec
@@ -44,11 +45,13 @@ class Signature:
         single: there is one result, not a tuple of them.
         structure: how the results are nested, if otherwise than as a tuple.
         drawing: the body of the cell draws random numbers.
+        constant: the results carry no gradient, because `no_grad` was in force.
         ready, total, count: of the schedule: the calls whose inputs are computed, and the sum of the depths and the
             number of all that are to be computed.
     """
 
     __slots__ = (
+        "constant",
         "count",
         "drawing",
         "name",
@@ -73,6 +76,7 @@ class Signature:
     ) -> None:
         self.recorder, self.name, self.run = recorder, name, run
         self.specs, self.single, self.structure, self.drawing = specs, single, structure, drawing
+        self.constant = mode.beneath == OFF
         self.ready: list[Call] = []
         self.total = self.count = 0
 
@@ -80,11 +84,15 @@ class Signature:
 class Recorder(Interpreter):
     """Notes the calls of one `dp.batched`, and computes them.
 
+    Where `no_grad` is in force, what is noted is computed without a gradient.
+
     Attributes:
         example: the index of the example that runs now.
         report: what was computed so far, and how.
         suspend: how an example waits for a value, if others can go on meanwhile.
     """
+
+    postpones = True
 
     def __init__(self, max_batch: int | None) -> None:
         super().__init__()
@@ -93,14 +101,16 @@ class Recorder(Interpreter):
         self.report = Report()
         self.suspend: Callable[[Lazy], bool] = lambda value: False
         self.signatures: dict[Any, Signature] = {}
-        self._blocks: dict[Spec, Block] = {}
+        self._blocks: dict[tuple[Spec, bool], Block] = {}
         self._shared: dict[Any, Any] = {}  # results that are the same for all examples
+        self._noted: list[Call] = []  # all calls that may not be computed yet
+        self._many = 1024  # of them, when those that are computed are left out
 
     # --- recording ------------------------------------------------------------------------------------------------
 
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         """Note an operation outside cells."""
-        key: list[Any] = [op]
+        key: list[Any] = [op, mode.beneath]
         values: list[Any] = []
         recorded = shared = False
         for x in inputs:
@@ -110,11 +120,11 @@ class Recorder(Interpreter):
                 values.append(x)
                 recorded = True
             elif kind is np.ndarray or (isinstance(x, Tensor) and x.node is None and kind is not Batched):
-                array = x if kind is np.ndarray else x.data
+                array = kept(x if kind is np.ndarray else x.data)
                 key.append((_DATA, array.shape, array.dtype))
                 values.append(array)
             elif isinstance(x, Tensor):
-                key.append((_SHARED, id(x)))
+                key.append((_SHARED, id(x.node)))
                 values.append(x)
                 shared = True
             else:
@@ -135,6 +145,7 @@ class Recorder(Interpreter):
         call = _new_call(Call)
         call.signature, call.values, call.waits = signature, values, UNSEEN
         call.code, call.instruction, call.example = code, instruction, self.example
+        self._noted.append(call)
         specs = signature.specs
         if len(specs) == 1:
             out = _new_lazy(Lazy)
@@ -150,7 +161,7 @@ class Recorder(Interpreter):
         return several
 
     def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...]) -> Any:
-        with applying(self.outer):
+        with at_once():
             return apply(op, inputs, params)
 
     def _at_once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
@@ -158,13 +169,22 @@ class Recorder(Interpreter):
         key.append(_frozen(params))
         known = tuple(key)
         if known not in self._shared:
-            self._shared[known] = self._now(op, inputs, params), inputs  # kept: their ids stand in the key
-        return self._shared[known][0]
+            self._shared[known] = (
+                self._now(op, inputs, params),
+                inputs,
+            )  # kept: ids of their nodes stand in the key
+        out = self._shared[known][0]  # an example may write into its own
+        return (
+            tuple([Tensor._of(o.data, o.node) for o in out])
+            if type(out) is tuple
+            else Tensor._of(out.data, out.node)
+        )
 
     def _signature(self, key: list[Any], params: tuple[Any, ...], op: Op, values: list[Any]) -> Signature:
         if params:
-            key.append(params)
-            key.append(tuple([type(p) for p in params]))
+            kinds = tuple([type(p) for p in params])
+            key.append(_frozen(params) if float in kinds or tuple in kinds else params)
+            key.append(kinds)
         known: Any = tuple(key)
         try:
             found = self.signatures.get(known)
@@ -191,13 +211,35 @@ class Recorder(Interpreter):
         if not calls:
             return
         self.report.flushes += 1
-        with applying(self.outer):
-            for signature, batch in batches(calls, self.max_batch):
-                self._run(signature, batch)
+        try:
+            with applying(self.outer):
+                for signature, batch in batches(calls, self.max_batch):
+                    self._run(signature, batch)
+        except BaseException:
+            for call in calls:  # whoever reads one of these values later has it computed, or fails again
+                call.signature.ready = []
+                call.waits = UNSEEN
+            raise
+
+        if len(self._noted) > self._many:
+            self._noted = [call for call in self._noted if call.pending]
+            self._many = max(1024, 2 * len(self._noted))
+
+    def overwritten(self, value: Lazy) -> None:
+        """`value` is about to become another one: calls that took it as it was go on with it as it was."""
+        before = _new_lazy(Lazy)
+        before.spec, before.call = value.spec, value.call
+        if value.call is None:
+            before.block, before.row = value.block, value.row
+        else:
+            value.call.outs = tuple([before if out is value else out for out in value.call.outs])
+        for call in self._noted:
+            call.values = [before if v is value else v for v in call.values]
 
     def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
         try:
-            results = signature.run(calls)
+            with no_grad() if signature.constant else contextlib.nullcontext():
+                results = signature.run(calls)
         except Exception as error:
             raise self._located(signature, calls, error) from error.__cause__
         self.report.add(signature.name, len(calls))
@@ -207,35 +249,48 @@ class Recorder(Interpreter):
                     f"{signature.name} gave {result.dtype} {result.shape} for {len(calls)} calls, and {spec!r} for "
                     "each when it was tried on zeros: the form of a result may not depend on values"
                 )
-            block = self.block(spec)
+            block = self._block(spec, result.node is not None)
             row = block.append(result)
             for call in calls:
                 out = call.outs[i]
                 out.call, out.block, out.row = None, block, row
                 row += 1
 
-    def block(self, spec: Spec) -> Block:
-        block = self._blocks.get(spec)
+    def _block(self, spec: Spec, carries: bool) -> Block:
+        """The block for values of this form, with or without a gradient: only the one is on the tape."""
+        block = self._blocks.get((spec, carries))
         if block is None:
-            block = self._blocks[spec] = Block(spec.shape, spec.dtype)
+            block = self._blocks[spec, carries] = Block(self, spec.shape, spec.dtype)
         return block
 
     def column(self, values: Sequence[Any], spec: Spec) -> Tensor:
         """One input of all calls of a batch, with the calls on its first axis."""
         lazy = [v for v in values if type(v) is Lazy]
-        if len(lazy) == len(values):
-            return self.block(spec).take([v.row for v in values])
-        if not lazy and not any(isinstance(v, Tensor) and v.node is not None for v in values):
-            return Tensor._of(np.stack([_array(v, spec) for v in values]), None)
-        if lazy:
-            with_rows = {id(v): self._inserted(v, spec) for v in values if type(v) is not Lazy}
-            rows = [v.row if type(v) is Lazy else with_rows[id(v)] for v in values]
-            return self.block(spec).take(rows)
-        return ops.stack([v if isinstance(v, Tensor) else Tensor._of(_array(v, spec), None) for v in values])
+        if not lazy:
+            if any(isinstance(v, Tensor) and v.node is not None for v in values):
+                return ops.stack([_tensor(v, spec) for v in values])
+            return Tensor._of(np.stack([_tensor(v, spec).data for v in values]), None)
+        if len(lazy) < len(values):
+            others = {id(v): self.held(_tensor(v, spec)) for v in values if type(v) is not Lazy}
+            lazy = [v if type(v) is Lazy else others[id(v)] for v in values]
+        if len({v.block for v in lazy}) > 1:
+            lazy = [v if v.block.rows.node is not None else self._carried(v) for v in lazy]
+        return lazy[0].block.take([v.row for v in lazy])
 
-    def _inserted(self, value: Any, spec: Spec) -> int:
-        x = value if isinstance(value, Tensor) else Tensor._of(_array(value, spec), None)
-        return self.block(spec).append(ops.reshape(x, (1, *spec.shape)))
+    def held(self, x: Tensor) -> Lazy:
+        """A tensor as a row of a block."""
+        value = _new_lazy(Lazy)
+        value.spec, value.call = Spec(x.shape, x.dtype), None
+        value.block = self._block(value.spec, x.node is not None)
+        value.row = value.block.append(ops.reshape(x, (1, *x.shape)))
+        return value
+
+    def _carried(self, value: Lazy) -> Lazy:
+        """A copy of a row without gradient among those with one."""
+        copy = _new_lazy(Lazy)
+        copy.spec, copy.call, copy.block = value.spec, None, self._block(value.spec, True)
+        copy.row = copy.block.append(Tensor._of(value.data[None], None))
+        return copy
 
     def _located(self, signature: Signature, calls: Sequence[Call], error: Exception) -> Exception:
         """The error with the example that causes it: the first whose call fails alone."""
@@ -264,6 +319,14 @@ class Recorder(Interpreter):
 
 _DATA, _SHARED = "data", "shared"
 
+# Arrays of up to so many bytes are copied when a call takes them, so that the user may write into them afterwards.
+SMALL = 1 << 14
+
+
+def kept(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An array as a call keeps it until it is computed."""
+    return array.copy() if array.nbytes <= SMALL and array.flags.writeable else array
+
 
 def _constant(x: Any) -> Any:
     """A number as part of a signature: 1, 1.0 and True differ, so do 0.0 and -0.0, and a NaN equals itself."""
@@ -283,8 +346,8 @@ def _frozen(x: Any) -> Any:
     return _constant(x) if isinstance(x, (int, float)) else (type(x), x)
 
 
-def _array(value: Any, spec: Spec) -> Any:
-    return value.data if isinstance(value, Tensor) else np.asarray(value, spec.dtype)
+def _tensor(value: Any, spec: Spec) -> Tensor:
+    return value if isinstance(value, Tensor) else Tensor._of(np.asarray(value, spec.dtype), None)
 
 
 def _results(op: Op, values: Sequence[Any], params: tuple[Any, ...]) -> tuple[tuple[Spec, ...], bool]:

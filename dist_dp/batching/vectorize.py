@@ -37,8 +37,6 @@ class Level(Interpreter):
 
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         batched = [isinstance(x, Batched) and x.level is self for x in inputs]
-        if op.batch is None and op.composed is not None and any(batched):
-            return op.composed(*inputs, *params)  # its parts come back here and have batch rules
         whole = [x.value if has else x for x, has in zip(inputs, batched, strict=True)]
         with applying(self.outer):
             if not any(batched):
@@ -47,11 +45,13 @@ class Level(Interpreter):
                 out = NotImplemented  # as a batch rule says of inputs that it cannot take together
                 if op.batch is not None:
                     out = op.batch(op, self.size, whole, batched, params)
-                if out is NotImplemented:
+                if out is NotImplemented and op.composed is None:
                     out = self._looped(op, whole, batched, params)
             except Exception as error:
                 error.add_note(f"in vmap over {self.size} examples, at {op.name}")
                 raise
+        if out is NotImplemented and op.composed is not None:
+            return op.composed(*inputs, *params)  # its parts come back here and have batch rules
         return tuple(Batched(self, o) for o in out) if isinstance(out, tuple) else Batched(self, out)
 
     def _looped(self, op: Op, whole: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
