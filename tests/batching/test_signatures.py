@@ -159,6 +159,13 @@ def test_axes_and_other_parameters_are_told_apart() -> None:
     agree(lambda high: ops.clip(double(square), -1, high), [1, 2, 1.5, 1.0])
 
 
+def test_zeros_of_both_signs_as_a_parameter() -> None:
+    def program(low: float) -> Any:
+        return ops.copysign(1.0, ops.clip(double(X[0]) * 0 - 0.0, low, 5.0))
+
+    agree(program, [0.0, -0.0])
+
+
 def test_two_cells_with_one_body_are_two_cells() -> None:
     def make(k: float) -> Any:
         return dp.cell(lambda x: x * k)

@@ -1,0 +1,99 @@
+"""Where a NaN came from: anomaly detection around batches names the cell, the example and the line."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import traceback
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dist_dp as dp
+from dist_dp import ops
+
+ONE = np.ones(2, np.float32)
+TABLE = dp.tensor(np.arange(3.0))
+
+
+@dp.cell
+def double(x: Any) -> Any:
+    return x * 2.0
+
+
+@dp.cell
+def look(i: Any) -> Any:
+    return ops.take(TABLE, i)
+
+
+@dp.cell
+def times(x: Any, y: Any) -> Any:
+    return x @ y
+
+
+def notes(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
+def lines(error: BaseException) -> list[str]:
+    """The lines of this file in the traceback, and those that the notes name."""
+    shown = [f.line or "" for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__]
+    numbers = re.findall(re.escape(__file__) + r":(\d+)", notes(error))
+    named = [linecache.getline(__file__, int(number)).strip() for number in numbers]
+    return [*shown, *named]
+
+
+def test_anomaly_around_batched_names_cell_example_and_line() -> None:
+    @dp.cell
+    def logarithm(x: Any) -> Any:
+        return ops.log(x)  # the line inside
+
+    def program(n: int) -> Any:
+        return logarithm(ONE * (-1.0 if n == 3 else 1.0))  # this line
+
+    with pytest.raises(dp.debug.AnomalyError, match="log made nan") as caught, dp.debug.anomaly():
+        dp.batched(program, range(5))
+    assert "called by example 3 " in notes(caught.value) and "logarithm" in notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+    with np.errstate(all="ignore"):
+        assert np.isnan(dp.batched(program, range(5)).data).sum() == 2
+
+
+def test_anomaly_names_an_operation_outside_cells() -> None:
+    def program(n: int) -> Any:
+        return ops.sqrt(double(ONE) - (9.0 if n == 1 else 0.0))  # this line
+
+    with pytest.raises(dp.debug.AnomalyError, match="sqrt made nan") as caught, dp.debug.anomaly():
+        dp.batched(program, range(3))
+    assert "example 1 " in notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+
+
+def test_anomaly_is_not_worried_by_the_run_on_zeros() -> None:
+    w = dp.tensor([1.0, 2.0], requires_grad=True)
+
+    @dp.cell
+    def inverse(x: Any) -> Any:
+        return ops.log(x) / x
+
+    with dp.debug.anomaly():
+        loss = dp.batched(lambda n: inverse(w * n) / double(w), [1.0, 2.0]).sum()
+        loss.backward()
+    assert np.isfinite(w.grad.data).all()
+
+
+def test_anomaly_in_backward() -> None:
+    w = dp.tensor([0.0, 2.0], requires_grad=True)
+
+    @dp.cell
+    def root(x: Any) -> Any:
+        return ops.sqrt(x)  # the line inside
+
+    with (
+        pytest.raises(dp.debug.AnomalyError, match="derivative of sqrt") as caught,
+        dp.debug.anomaly(),
+        np.errstate(all="ignore"),
+    ):
+        dp.batched(lambda n: root(w * n), [1.0, 2.0]).sum().backward()
+    assert (caught.value.site or "").startswith(__file__)
