@@ -244,7 +244,9 @@ def _run(program: Program, calls: Sequence[Cell], p: Parameters, index: int) -> 
                 stack.append(get(back) * (at + 1))
             elif what == "write":
                 back, other, k = rest
-                y = copied(get(back))  # what an operation makes of a parameter is shared, see test_known
+                y = copied(
+                    get(back)
+                )  # what an operation makes of a parameter is a tensor at once: see test_known
                 y[k % WIDTH] = get(other)[0]
                 y += get(other)
                 stack.append(y)

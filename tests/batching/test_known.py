@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from batching.agreement import known
+from batching.agreement import agree, known
 
 import dist_dp as dp
-from dist_dp import ops
 
 ONE = np.ones(2, np.float32)
-TABLE = dp.tensor(np.arange(3.0))
 
 
 @dp.cell
@@ -19,23 +17,20 @@ def double(x: Any) -> Any:
     return x * 2.0
 
 
-@dp.cell
-def look(i: Any) -> Any:
-    return ops.take(TABLE, i)
+@known(
+    "Tensor._become takes the data of a Lazy: that computes it, and is a view of a block, which the next write refuses",
+    RuntimeError,
+)
+def test_a_value_of_parameters_alone_is_written_twice() -> None:
+    w = dp.tensor([1.0, 2.0], requires_grad=True)
 
+    def program(n: float) -> Any:
+        y = w * 1.0
+        y[0] = double(w)[1] * n
+        y += double(w)
+        return y
 
-@dp.cell
-def add(x: Any, y: Any) -> Any:
-    return x + y
-
-
-# --- writes -----------------------------------------------------------------------------------------------------------
-
-
-# --- gradients --------------------------------------------------------------------------------------------------------
-
-
-# --- signatures -------------------------------------------------------------------------------------------------------
+    agree(program, [1.0, 2.0], w)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
