@@ -4,9 +4,9 @@
 
 The strings are made of two to five of scikit-learn's 8x8 digits, cut to their ink and joined so that they overlap by a
 column, touch, or leave a column free. The method is that of LeCun, Bottou, Bengio and Haffner 1998, sections IV to VI:
-a string is cut wherever there is less ink than on both sides, which is too often; the pieces between any two cuts that
-are not too far apart are the edges of a graph from the left end to the right; a recogniser gives every edge a score for
-each of the ten digits; and a path with one digit per edge has the sum of its scores. Learned is
+a string is cut wherever there is less ink than on both sides or little of it, which is too often; the pieces between
+any two cuts that are not too far apart are the edges of a graph from the left end to the right; a recogniser gives
+every edge a score for each of the ten digits; and a path with one digit per edge has the sum of its scores. Learned is
 
     log P(digits) = log sum over paths with these digits of exp(score) - log sum over all paths of exp(score),
 
@@ -31,6 +31,7 @@ from dist_dp import nn, optim
 from dist_dp import numpy as dnp
 
 NARROWEST, WIDEST = 2, 10  # columns of an edge
+LONGEST = 5  # digits of a string
 NEVER = -1e9
 
 
@@ -86,13 +87,10 @@ def piece(image: np.ndarray, start: int, stop: int) -> np.ndarray:
 def cut(image: np.ndarray, digits: Sequence[int]) -> String:
     """The graph of a string: candidate cuts between columns, and edges between those."""
     ink = image.sum(0)
-    beside = ink[:-1] + ink[1:]  # of the cut before column 1, 2, ...
-    least = [
-        c
-        for c in range(1, len(ink))
-        if beside[c - 1] <= min(beside[max(0, c - 2)], beside[min(len(beside) - 1, c)])
-    ]
-    cuts = [0, *least, len(ink)]
+    beside = np.convolve(ink, [1, 1])  # of the cut before column 0, 1, 2, ...
+    little = 0.75 * beside.mean()
+    inner = [c for c in range(1, len(ink)) if beside[c] <= min(beside[c - 1 : c + 2]) or beside[c] < little]
+    cuts = [0, *inner, len(ink)]
     edges = [(i, j) for j in range(len(cuts)) for i in range(j) if NARROWEST <= cuts[j] - cuts[i] <= WIDEST]
     return String(image, tuple(digits), len(cuts), edges, [piece(image, cuts[i], cuts[j]) for i, j in edges])
 
@@ -101,19 +99,30 @@ def strings(images: list[np.ndarray], digits: list[int], count: int, seed: int) 
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
-        chosen = rng.integers(len(images), size=rng.integers(2, 6))
+        chosen = rng.integers(len(images), size=rng.integers(2, LONGEST + 1))
         whole = join([images[i] for i in chosen], rng.integers(-1, 2, size=len(chosen) - 1))
         made.append(cut(whole, [digits[i] for i in chosen]))
     return made
 
 
 class Recogniser(nn.Module):
-    def __init__(self, hidden: int = 128) -> None:
+    """A small convolutional network."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.hidden, self.out = nn.Linear(8 * WIDEST, hidden), nn.Linear(hidden, 10)
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(12, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 2 * (WIDEST // 4), 10),
+        )
 
     def forward(self, pieces):
-        return self.out(nn.functional.relu(self.hidden(pieces.reshape(len(pieces), -1))))
+        return self.layers(pieces[:, None])
 
     @dp.cell
     def score(self, piece):
@@ -123,7 +132,7 @@ class Recogniser(nn.Module):
     def loss(self, string: String):
         """-log P(digits)."""
         scores = [self.score(piece) for piece in string.pieces]
-        return nats(*forward(string.cuts, string.edges, scores, np.array(string.digits)))
+        return nats(*forward(string.cuts, string.edges, scores, string.digits), len(string.digits))
 
     def read(self, string: String) -> tuple[int, ...]:
         """The digits of the best path."""
@@ -137,35 +146,31 @@ class Recogniser(nn.Module):
 
 
 @dp.cell
-def every(before, scores):
-    """log sum over the paths to a cut, from those to the cuts before it and the scores of the edges between."""
-    return dnp.stack([a + s.logsumexp(1) for a, s in zip(before, scores, strict=True)]).logsumexp(0)
+def meet(before, scores, digits):
+    """The sums of a cut, from those of the cuts before it and the scores of the edges between.
+
+    The first sum is over all paths. The others are over the paths with the first k of the digits, for all k at once.
+    """
+    every = [a + s.logsumexp(1) for (a, _), s in zip(before, scores, strict=True)]
+    right = [a[:, :-1] + dnp.take_along_axis(s, digits, 1) for (_, a), s in zip(before, scores, strict=True)]
+    right = nn.functional.pad(dnp.stack(right).logsumexp(0), (1, 0), value=NEVER)
+    return dnp.stack(every).logsumexp(0), right
 
 
 @dp.cell
-def right(before, scores, digits):
-    """The same for the paths with the first k of the digits, for all k at once."""
-    longer = [a[:, :-1] + dnp.take_along_axis(s, digits, 1) for a, s in zip(before, scores, strict=True)]
-    return nn.functional.pad(dnp.stack(longer).logsumexp(0), (1, 0), value=NEVER)
+def nats(every, right, length):
+    return every - dnp.take_along_axis(right, length[:, None], 1)[:, 0]
 
 
-@dp.cell
-def nats(every, right):
-    return every - right[:, -1]
-
-
-def forward(cuts: int, edges: list[tuple[int, int]], scores: list, digits: np.ndarray) -> tuple:
-    """The two sums at the last cut, of all paths and (by how many digits) of those with the right digits."""
-    start = np.full(len(digits) + 1, NEVER, np.float32)
-    start[0] = 0
+def forward(cuts: int, edges: list[tuple[int, int]], scores: list, digits: Sequence[int]) -> tuple:
+    """The sums of the last cut."""
+    padded = np.array([*digits, *[0] * (LONGEST - len(digits))])  # of one length, to be computed together
+    start = np.array([0, *[NEVER] * LONGEST], np.float32)
     sums = {0: (0.0, start)}
     for j in range(1, cuts):
-        into = [
-            (*sums[i], score) for (i, k), score in zip(edges, scores, strict=True) if k == j and i in sums
-        ]
+        into = [(sums[i], score) for (i, k), score in zip(edges, scores, strict=True) if k == j and i in sums]
         if into:
-            alls, rights, its = zip(*into, strict=True)
-            sums[j] = every(list(alls), list(its)), right(list(rights), list(its), digits)
+            sums[j] = meet([its for its, _ in into], [score for _, score in into], padded)
     return sums[cuts - 1]
 
 
@@ -205,7 +210,7 @@ def readable(string: String) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, default=4000, help="strings to learn from")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--run", help="run directory: checkpoints, metrics, resume")
     args = parser.parse_args()
 

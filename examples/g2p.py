@@ -98,8 +98,9 @@ class Speaker(nn.Module):
         return (h, c), dnp.tanh(self.mix(dnp.concatenate([h, seen], 1)))
 
     @dp.cell
-    def logits(self, seen):
-        return self.out(seen)
+    def choice(self, seen):
+        """The most probable sound."""
+        return self.out(seen).argmax(1)
 
     @dp.cell
     def surprise(self, seen, sound):
@@ -128,7 +129,7 @@ class Speaker(nn.Module):
         sounds = [END]
         while len(sounds) <= LONGEST:
             state, seen = self.say(sounds[-1], state, seen, memory, len(letters))
-            sounds.append(int(self.logits(seen).argmax()))
+            sounds.append(int(self.choice(seen)))
             if sounds[-1] == END:
                 break
         return tuple(sounds[1:-1])
