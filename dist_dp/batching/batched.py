@@ -6,13 +6,14 @@ import contextlib
 import contextvars
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from greenlet import getcurrent, greenlet
 
 from .. import ops, random
 from ..arguments import check_function
+from ..opaque import checkpoint
 from ..ops.core import as_array
 from ..pytree import described, flatten, unflatten
 from ..random import Stream, integer_argument
@@ -32,7 +33,12 @@ _last = _Last()
 
 
 def batched(
-    fun: Callable[[Any], Any], examples: Sequence[Any], *, enabled: bool = True, max_batch: int | None = None
+    fun: Callable[[Any], Any],
+    examples: Sequence[Any],
+    *,
+    enabled: bool = True,
+    max_batch: int | None = None,
+    wave: int | None = None,
 ) -> Any:
     """[fun(example) for example in examples], stacked, with the same steps of different examples computed together.
 
@@ -53,6 +59,9 @@ def batched(
         enabled: False runs one example after another, for debugging.
         max_batch: the largest number of calls in one batch; None for as many as are ready. It bounds the memory that
             the inside of a batch needs.
+        wave: how many examples are recorded at a time; None for all. Of a wave nothing is kept but its result, and
+            backward computes it again (`dp.checkpoint`), so that examples whose graphs are larger than the memory
+            together can be trained on, for the time of another forward pass.
 
     Returns:
         What `fun` returned, every tensor with the examples on its first axis.
@@ -65,8 +74,10 @@ def batched(
     tensor([1., 3., 2.])
     """
     check_function(fun)
-    if max_batch is not None:
-        max_batch = integer_argument("max_batch", max_batch, least=1, expected="an int or None")
+    limits = {"max_batch": max_batch, "wave": wave}
+    for name, limit in limits.items():
+        if limit is not None:
+            integer_argument(name, limit, least=1, expected="an int or None")
     try:
         examples = list(examples)
     except TypeError:
@@ -74,21 +85,46 @@ def batched(
     if not examples:
         raise ValueError("examples must hold at least one example, got none")
     base = random.next_key()
-    streams = [Stream(base.fold(i)) for i in range(len(examples))]
-    if (
-        mode.state == INTERPRET and type(mode.interpreter) is Recorder
-    ):  # inside another one: it batches these too
-        return _stacked([_scoped(fun, e, s) for e, s in zip(examples, streams, strict=True)])
-    if not enabled:
-        results = [_scoped(fun, e, s) for e, s in zip(examples, streams, strict=True)]
-        return _stacked(results)
-    looped = Counter(fallbacks)
-    recorder = Recorder(max_batch)
-    _last.report = recorder.report
-    results = _Examples(recorder, fun, examples, streams).run()
-    recorder.flush([x for result in results for x in flatten(result)[0] if type(x) is Lazy])
-    recorder.report.looped = Counter(fallbacks) - looped
-    return _stacked(results, recorder)
+    reports: list[Report] = []
+
+    def part(start: int, stop: int) -> Any:
+        chosen = {i: (examples[i], Stream(base.fold(i))) for i in range(start, stop)}
+        if not enabled or _recording():  # inside another one, which batches these too
+            return _stacked({i: _scoped(fun, *its) for i, its in chosen.items()})
+        recorder = Recorder(max_batch)
+        reports.append(recorder.report)
+        looped = Counter(fallbacks)
+        results = _Examples(recorder, fun, chosen).run()
+        recorder.flush([x for result in results.values() for x in flatten(result)[0] if type(x) is Lazy])
+        recorder.report.looped = Counter(fallbacks) - looped
+        return _stacked(results, recorder)
+
+    if wave is None or _recording():
+        result = part(0, len(examples))
+    else:
+        starts = range(0, len(examples), wave)
+        parts = [checkpoint(part)(start, min(start + wave, len(examples))) for start in starts]
+        result = _joined(parts)
+    if reports:
+        _last.report = sum(reports[1:], reports[0])
+    return result
+
+
+def _recording() -> bool:
+    return mode.state == INTERPRET and type(mode.interpreter) is Recorder
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """The results of all waves, one after another."""
+    flat = [flatten(part) for part in parts]
+    for i, (_, its) in enumerate(flat):
+        if its != flat[0][1]:
+            raise ValueError(
+                f"fun must return results of one form for all examples, got {described(flat[0][1])} in wave 0 and "
+                f"{described(its)} in wave {i}"
+            )
+    columns = zip(*[leaves for leaves, _ in flat], strict=True)
+    return unflatten(flat[0][1], [ops.concatenate(list(column)) for column in columns])
 
 
 def explain_batching() -> Report:
@@ -118,23 +154,19 @@ class _Examples:
     """The examples of one `batched`, each in a coroutine of its own."""
 
     def __init__(
-        self,
-        recorder: Recorder,
-        fun: Callable[[Any], Any],
-        examples: Sequence[Any],
-        streams: Sequence[Stream],
+        self, recorder: Recorder, fun: Callable[[Any], Any], examples: Mapping[int, tuple[Any, Stream]]
     ) -> None:
-        self.recorder, self.fun, self.examples, self.streams = recorder, fun, examples, streams
-        self.results: list[Any] = [None] * len(examples)
+        self.recorder, self.fun, self.examples = recorder, fun, examples
+        self.results: dict[int, Any] = dict.fromkeys(examples)  # in the order of the examples
         self.waiting: deque[tuple[int, greenlet, Lazy]] = deque()
         self.main = getcurrent()
         self.running: greenlet | None = None
         recorder.suspend = self._suspend
 
-    def run(self) -> list[Any]:
+    def run(self) -> dict[int, Any]:
         """What each example returned."""
         try:
-            for i in range(len(self.examples)):
+            for i in self.examples:
                 it = greenlet(self._example)
                 it.gr_context = contextvars.copy_context()
                 self._resume(i, it, i)
@@ -174,7 +206,7 @@ class _Examples:
     def _example(self, i: int) -> None:
         with random.separate(), applying(self.recorder):
             try:
-                self.results[i] = _scoped(self.fun, self.examples[i], self.streams[i])
+                self.results[i] = _scoped(self.fun, *self.examples[i])
             except Exception as error:
                 error.add_note(f"in example {i} of dp.batched")
                 raise
@@ -203,31 +235,35 @@ class _State:
         random.scopes.stack = self._scopes
 
 
-def _stacked(results: Sequence[Any], recorder: Recorder | None = None) -> Any:
+def _stacked(results: Mapping[int, Any], recorder: Recorder | None = None) -> Any:
     """The results of all examples as one nesting of tensors, with the examples on the first axis."""
-    flat = [flatten(result) for result in results]
-    structure = flat[0][1]
-    for i, (_, its) in enumerate(flat):
+    flat = {i: flatten(result) for i, result in results.items()}
+    first, (_, structure) = next(iter(flat.items()))
+    for i, (_, its) in flat.items():
         if its != structure:
             raise ValueError(
-                f"fun must return results of one form for all examples, got {described(structure)} for example 0 and "
-                f"{described(its)} for example {i}"
+                f"fun must return results of one form for all examples, got {described(structure)} for example "
+                f"{first} and {described(its)} for example {i}"
             )
-    columns = zip(*[leaves for leaves, _ in flat], strict=True)
-    return unflatten(structure, [_column(list(column), recorder) for column in columns])
+    columns = zip(*[leaves for leaves, _ in flat.values()], strict=True)
+    return unflatten(
+        structure, [_column(dict(zip(flat, column, strict=True)), recorder) for column in columns]
+    )
 
 
-def _column(values: list[Any], recorder: Recorder | None) -> Tensor:
-    tensors = [
-        v if isinstance(v, Tensor) else Tensor._of(as_array(v, "the result of fun"), None) for v in values
-    ]
-    first = tensors[0]
-    for i, x in enumerate(tensors):
-        if x.shape != first.shape:
+def _column(values: Mapping[int, Any], recorder: Recorder | None) -> Tensor:
+    tensors = {
+        i: x if isinstance(x, Tensor) else Tensor._of(as_array(x, "the result of fun"), None)
+        for i, x in values.items()
+    }
+    first, like = next(iter(tensors.items()))
+    for i, x in tensors.items():
+        if x.shape != like.shape:
             raise ValueError(
-                f"fun must return results of one shape for all examples, got {first.shape} for example 0 and "
+                f"fun must return results of one shape for all examples, got {like.shape} for example {first} and "
                 f"{x.shape} for example {i}"
             )
-    if recorder is not None and all(type(x) is Lazy and x.dtype == first.dtype for x in tensors):
-        return recorder.column(tensors, first.spec)  # type: ignore[attr-defined]
-    return ops.stack(tensors)
+    column = list(tensors.values())
+    if recorder is not None and all(type(x) is Lazy and x.dtype == like.dtype for x in column):
+        return recorder.column(column, like.spec)  # type: ignore[attr-defined]
+    return ops.stack(column)

@@ -22,6 +22,16 @@ class Report:
     def add(self, name: str, size: int) -> None:
         self.batches.setdefault(name, []).append(size)
 
+    def __add__(self, other: Report) -> Report:
+        """What both computed, one after the other."""
+        both = Report()
+        both.flushes = self.flushes + other.flushes
+        for report in (self, other):
+            for name, sizes in report.batches.items():
+                both.batches.setdefault(name, []).extend(sizes)
+        both.looped = self.looped + other.looped
+        return both
+
     @property
     def calls(self) -> int:
         """How many calls were computed."""
