@@ -22,7 +22,7 @@ from .tensor import Tensor
 Target = Node | Leaf
 _seq = attrgetter("seq")
 
-MOST_COMPACT = 4096  # compact gradients of one leaf that wait to be added: a bound on memory
+MOST_COMPACT = 512  # compact gradients of one leaf that wait to be added: a bound on memory
 
 
 def reach(roots: Iterable[Target], ends: Container[Target] = ()) -> dict[Target, int]:

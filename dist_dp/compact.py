@@ -17,7 +17,7 @@ import numpy as np
 
 from .tape import Array
 
-FEW_ROWS = 16  # beyond, a product of its own is as fast as a share in a common one
+FEW_ROWS = 16  # are always worth a share in a common product
 
 
 class Compact:
@@ -65,9 +65,15 @@ class Part(Compact):
 
 
 def row_product(left: Any, right: Any) -> Any:
-    """left^T right for matrices of equally many rows, in compact form where they are arrays of few rows."""
-    if type(left) is np.ndarray and type(right) is np.ndarray and left.shape[0] <= FEW_ROWS:
-        return RowProduct(left, right)
+    """left^T right for matrices of equally many rows, in compact form where they are arrays of few rows.
+
+    In compact form the rows are copied once, and otherwise the product is added once to the gradient: few rows are
+    those that hold fewer numbers than their product does.
+    """
+    if type(left) is np.ndarray and type(right) is np.ndarray:
+        rows, i, j = len(left), left.shape[1], right.shape[1]
+        if rows <= FEW_ROWS or rows * (i + j) <= i * j:
+            return RowProduct(left, right)
     return np.dot(left.T, right)
 
 
