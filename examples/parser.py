@@ -12,7 +12,9 @@ out. In the test the parser follows its own choices: the best legal action decid
 is computed next. Sentences wait for each other whenever they read a choice, and their next steps are computed together.
 
 The data are the Turkish Web Treebank's 4,851 sentences (`pip install --no-deps turkish-treebanks==1.0.0`, of which only
-the files are read), in its own split; the parser sees words and their tags (the columns FORM and XPOS).
+the files are read), in its own split; the parser sees words and their tags (the columns FORM and XPOS). 251 of the
+3,881 sentences to learn from are left out. After 8 epochs, about two minutes of one core, 84.0 % of the test's words,
+punctuation among them, are attached to the right word; attaching every word to its neighbour gets 48.2 %.
 """
 
 from __future__ import annotations
