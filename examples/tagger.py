@@ -9,8 +9,8 @@ How many steps there are of each kind depends on the sentence and on which of it
 
 The data are the Turkish Web Treebank's 4,851 sentences (`pip install --no-deps turkish-treebanks==1.0.0`, of which only
 the files are read), in its own split. Its words are parts of words, of which Turkish makes many; the tags are those of
-the column XPOS, 44 of them. After 8 epochs, about two minutes of one core, 89.9 % of the test's tags are right; the commonest tag
-of each word, and the commonest of all for a new word, gets 84.3 %.
+the column XPOS, 44 of them. After 8 epochs, about two minutes of one core, 89.9 % of the test's tags are right; the
+commonest tag of each word, and the commonest of all for a new word, gets 84.3 %.
 """
 
 from __future__ import annotations
