@@ -46,3 +46,11 @@ _SHIPPED = dict(table)
 def shipped_ops() -> dict[str, Any]:
     """Every operation of the package by name."""
     return _SHIPPED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: a file's tests in one process, all that start clusters in one of them."""
+    for item in items:
+        folder = item.path.parent.name
+        group = "clusters" if folder in ("cluster", "ray_cluster") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
