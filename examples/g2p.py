@@ -81,10 +81,10 @@ class Speaker(nn.Module):
         return reader(self.letters(letter), state)
 
     @dp.cell
-    def remember(self, ahead, back):
-        """What is attended to, one row per letter, and the first state: the last of both readers."""
-        rows = dnp.concatenate([dnp.stack([h for h, _ in ahead], 1), dnp.stack([h for h, _ in back], 1)], 2)
-        h, c = (dnp.concatenate([a, b], 1) for a, b in zip(ahead[-1], back[0], strict=True))
+    def remember(self, ahead, back, first):
+        """What is attended to, one row per letter, and the first state, from the last ones of both readers."""
+        rows = dnp.concatenate([dnp.stack(ahead, 1), dnp.stack(back, 1)], 2)
+        h, c = (dnp.concatenate(both, 1) for both in zip(*first, strict=True))
         room = -len(ahead) % 8
         return dnp.pad(rows, ((0, 0), (0, room), (0, 0))), (h, c), dnp.zeros_like(h)
 
@@ -112,7 +112,7 @@ class Speaker(nn.Module):
             ahead.append(self.read(self.ahead, letter, ahead[-1] if ahead else None))
         for letter in reversed(letters):
             back.append(self.read(self.back, letter, back[-1] if back else None))
-        return self.remember(ahead, back[::-1])
+        return self.remember([h for h, _ in ahead], [h for h, _ in reversed(back)], [ahead[-1], back[-1]])
 
     def loss(self, example):
         """-log P(sounds | letters)."""
