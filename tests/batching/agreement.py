@@ -16,7 +16,7 @@ def agree(fun: Callable[[Any], Any], examples: Sequence[Any], *leaves: Any) -> l
     """Batched equals one by one, to the sign of a zero, in the results and the gradients of `leaves`; the sizes of the
     batches without a limit."""
     found = []
-    for options in ({"enabled": False}, {"max_batch": 2}, {"max_batch": 1}, {}):
+    for options in ({"enabled": False}, {"max_batch": 2}, {"max_batch": 1}, {"wave": 2}, {}):
         for leaf in leaves:
             leaf.grad = None
         with scope(Key(5)):

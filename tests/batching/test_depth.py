@@ -182,3 +182,22 @@ def test_memory_does_not_grow_with_the_steps(no_collector: None) -> None:
         assert steps(10) - start < 40_000  # one step makes 40 arrays of 8000 bytes
     finally:
         tracemalloc.stop()
+
+
+@known(CYCLE)
+def test_waves_bound_the_memory(no_collector: None) -> None:
+    """Backward too, where they are computed again one at a time."""
+
+    def peak(**options: int) -> int:
+        tracemalloc.reset_peak()
+        start = tracemalloc.get_traced_memory()[0]
+        dp.batched(lambda n: chain(w * n, 20), range(1, 33), **options).sum().backward()
+        return tracemalloc.get_traced_memory()[1] - start
+
+    tracemalloc.start()
+    try:
+        whole = peak()
+        assert peak(wave=4) < 0.3 * whole
+        assert peak(wave=4, max_batch=2) < 0.3 * whole
+    finally:
+        tracemalloc.stop()

@@ -49,15 +49,15 @@ def lines(error: BaseException) -> list[str]:
 
 
 @pytest.mark.parametrize("at", [0, 3, 7])
-@pytest.mark.parametrize("max_batch", [None, 1, 3])
-def test_an_index_out_of_range_names_the_example(at: int, max_batch: int | None) -> None:
+@pytest.mark.parametrize("limits", [{}, {"max_batch": 1}, {"max_batch": 3}, {"wave": 3}], ids=str)
+def test_an_index_out_of_range_names_the_example(at: int, limits: dict[str, int]) -> None:
     def program(n: int) -> Any:
         first = double(ONE).sum()
         chosen = look(5 if n == at else n % 3)  # this line
         return first + chosen
 
     with pytest.raises(IndexError, match="index 5 is out of bounds") as caught:
-        dp.batched(program, range(8), max_batch=max_batch)
+        dp.batched(program, range(8), **limits)
     assert f"called by example {at} " in notes(caught.value) and "look" in notes(caught.value)
     assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
 
@@ -243,6 +243,8 @@ def test_an_unhashable_argument_is_named() -> None:
         ((3, [1]), {}, TypeError, r"fun must be a function, got 3 \(int\)"),
         ((double, [ONE]), {"max_batch": 0}, ValueError, "max_batch must be at least 1, got 0"),
         ((double, [ONE]), {"max_batch": -2}, ValueError, "max_batch must be at least 1, got -2"),
+        ((double, [ONE]), {"wave": 0}, ValueError, "wave must be at least 1, got 0"),
+        ((double, [ONE]), {"wave": "2"}, TypeError, "wave must be an int or None, got '2'"),
         ((double, [ONE]), {"max_batch": True}, TypeError, "max_batch must be an int or None, got True"),
         ((double, [ONE]), {"max_batch": 2.5}, TypeError, "max_batch must be an int or None, got 2.5"),
     ],

@@ -88,7 +88,7 @@ def program(run: Path | None = None, **options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"max_batch": 2}, {"enabled": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"max_batch": 2}, {"wave": 2}, {"enabled": False}], ids=str)
 def test_the_number_of_workers_does_not_matter(options: dict[str, Any]) -> None:
     expected = program(**options)
     assert program(**options) == expected

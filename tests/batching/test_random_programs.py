@@ -17,7 +17,8 @@ from dist_dp.random import Key, scope
 
 CLOSE = {np.float64: {"rtol": 1e-9, "atol": 1e-10}, np.float32: {"rtol": 2e-3, "atol": 2e-4}}
 RESULT = np.arange(1.0, 1 + WIDTH)  # what a result is weighted with, so that its entries count differently
-limits = st.sampled_from([None, None, 1, 2, 3])
+LIMITS: list[dict[str, int]] = [{}, {}, {"max_batch": 1}, {"max_batch": 2}, {"max_batch": 3}]
+limits = st.sampled_from([*LIMITS, {"wave": 1}, {"wave": 2}, {"wave": 3, "max_batch": 2}])
 
 
 def outcome(program: Program, p: Parameters, **options: Any) -> Any:
@@ -51,32 +52,32 @@ def gradients(program: Program, start: Parameters, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@given(program=programs(), max_batch=limits)
-@settings(max_examples=100)
-def test_values_and_gradients(dtype: Any, program: Program, max_batch: int | None) -> None:
+@given(program=programs(), limits=limits)
+@settings(max_examples=70)
+def test_values_and_gradients(dtype: Any, program: Program, limits: dict[str, int]) -> None:
     start = parameters(dtype, len(program.examples))
     expected = gradients(program, start, enabled=False)
-    close(gradients(program, start, max_batch=max_batch), expected, dtype)
+    close(gradients(program, start, **limits), expected, dtype)
 
 
-@given(program=programs(), max_batch=limits)
-@settings(max_examples=60)
-def test_two_runs_give_the_same_bits_and_the_same_groups(program: Program, max_batch: int | None) -> None:
+@given(program=programs(), limits=limits)
+@settings(max_examples=40)
+def test_two_runs_give_the_same_bits_and_the_same_groups(program: Program, limits: dict[str, int]) -> None:
     start = parameters(np.float32, len(program.examples))
-    first, groups = gradients(program, start, max_batch=max_batch), dp.explain_batching().batches
-    assert all(size <= (max_batch or size) for sizes in groups.values() for size in sizes)
-    again = gradients(program, start, max_batch=max_batch)
+    first, groups = gradients(program, start, **limits), dp.explain_batching().batches
+    assert all(size <= limits.get("max_batch", size) for sizes in groups.values() for size in sizes)
+    again = gradients(program, start, **limits)
     assert [x.data.tobytes() for x in again] == [x.data.tobytes() for x in first]
     assert dp.explain_batching().batches == groups
 
 
-@given(program=programs(), max_batch=limits)
+@given(program=programs(), limits=limits)
 @settings(max_examples=40)
-def test_without_gradients(program: Program, max_batch: int | None) -> None:
+def test_without_gradients(program: Program, limits: dict[str, int]) -> None:
     p = Parameters(*[dp.tensor(x, requires_grad=True) for x in parameters(np.float64, len(program.examples))])
     with dp.no_grad():
         expected = outcome(program, p, enabled=False)
-        got = outcome(program, p, max_batch=max_batch)
+        got = outcome(program, p, **limits)
     assert not got.requires_grad
     close(got, expected)
 
@@ -113,12 +114,12 @@ def forward_over_reverse(f: Callable[[Parameters], Any], at: Parameters) -> Any:
 
 
 @pytest.mark.parametrize("derive", [second_by_grad, second_by_create_graph, forward, forward_over_reverse])
-@given(program=programs(most=3), max_batch=limits)
+@given(program=programs(most=3), limits=limits)
 @settings(max_examples=30)
-def test_second_order_and_forward_mode(derive: Any, program: Program, max_batch: int | None) -> None:
+def test_second_order_and_forward_mode(derive: Any, program: Program, limits: dict[str, int]) -> None:
     at = parameters(np.float64, len(program.examples))
     expected = derive(lambda p: total(program, p, enabled=False), at)
-    got = derive(lambda p: total(program, p, max_batch=max_batch), at)
+    got = derive(lambda p: total(program, p, **limits), at)
     if len(got) == len(
         expected
     ):  # a gradient of nothing but zeros may be a constant to one and not to the other
@@ -128,7 +129,7 @@ def test_second_order_and_forward_mode(derive: Any, program: Program, max_batch:
 
 
 @given(program=programs(random=False, most=1), copies=st.integers(2, 5))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_copies_of_an_example_run_in_the_batches_of_one(program: Program, copies: int) -> None:
     """Also where it reads values: copies wait for each other."""
     start = parameters(np.float32, 1)
@@ -198,7 +199,7 @@ def test_trees_with_shared_subtrees(examples: list[Tree], training: bool) -> Non
     model = Reader()
     model.train(training)
     found = []
-    for options in ({"enabled": False}, {}, {"max_batch": 2}):
+    for options in ({"enabled": False}, {}, {"max_batch": 2}, {"wave": 2}):
         model.zero_grad()
         with scope(Key(7)):
             out = dp.batched(model, examples, **options)

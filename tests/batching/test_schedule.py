@@ -85,7 +85,7 @@ def depth(c: Call) -> int:
 
 
 @given(graphs(), st.data(), st.sampled_from([None, 1, 2, 3]))
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_every_needed_call_runs_once_after_what_it_waits_for(
     calls: list[Call], data: Any, most: int | None
 ) -> None:
@@ -102,7 +102,7 @@ def test_every_needed_call_runs_once_after_what_it_waits_for(
 
 
 @given(graphs(), st.data())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_what_was_not_needed_can_be_asked_for_later(calls: list[Call], data: Any) -> None:
     """Any partition into flushes computes each call once."""
     order = data.draw(st.permutations(range(len(calls))))
@@ -114,7 +114,7 @@ def test_what_was_not_needed_can_be_asked_for_later(calls: list[Call], data: Any
 
 
 @given(graphs())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_lowest_average_depth_first(calls: list[Call]) -> None:
     """Of the signatures that are ready, in the words of the paper."""
     depths = {id(c): depth(c) for c in calls}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from batching.agreement import agree
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dist_dp as dp
@@ -77,6 +77,7 @@ def test_equal_constants_share_a_batch() -> None:
         st.sampled_from([1.1, 1.3, 1, 1.0, True, False, 0, 0.0, -0.0, NAN, 2, -2.5]), min_size=1, max_size=8
     )
 )
+@settings(max_examples=50)
 def test_any_mix_of_constants(constants: list[Any]) -> None:
     agree(lambda c: 1 / (double(X[0]) * c + 0.125) if c == c and c != 0 else double(X[1]) * c, constants)
 
