@@ -93,6 +93,28 @@ def test_writes_cost_the_same_however_many_there_were() -> None:
     assert elements(200) < 2.5 * elements(100)
 
 
+@known(
+    "Recorder.column takes all rows from the block of the first value, where several blocks carry gradients"
+)
+def test_values_of_two_batched_in_one_batch() -> None:
+    w = dp.tensor([1.0, 2.0], requires_grad=True)
+    for enabled in (False, True):
+        kept: list[Any] = []
+
+        def first(n: float, kept: list[Any] = kept) -> Any:
+            kept.append(double(w * n))
+            return kept[-1]
+
+        def second(i: int, kept: list[Any] = kept) -> Any:
+            return double(kept[i] if i != 1 else double(w * 5.0))
+
+        dp.batched(first, [1.0, 2.0, 3.0], enabled=enabled)
+        w.grad = None
+        out = dp.batched(second, range(3), enabled=enabled)
+        out.sum().backward()
+        assert out.tolist() == [[4, 8], [20, 40], [12, 24]] and w.grad.tolist() == [36, 36]
+
+
 # --- copies -----------------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +169,8 @@ def test_the_run_on_zeros_leaves_buffers_as_they_are() -> None:
 
 
 @known(
-    "the result is a view of the block, which it keeps alive: megabytes for the predictions of an evaluation"
+    "the result is a view of the block, which it keeps alive: megabytes for the predictions of an evaluation, and "
+    "for every wave, whose memory is so not bounded"
 )
 def test_a_small_result_does_not_hold_the_block() -> None:
     def chain(n: float) -> Any:
