@@ -165,6 +165,19 @@ def test_the_run_on_zeros_leaves_buffers_as_they_are() -> None:
     assert int(norm.num_batches_tracked) == 1
 
 
+@known("a signature holds id(x.node) and not the node, whose address another tensor has later", RuntimeError)
+def test_leaves_that_come_and_go_for_long() -> None:
+    def program(n: float) -> Any:
+        one, total = double(ONE[:1]), 0.0
+        for k in range(3000):
+            leaf = dp.tensor(np.full(1 + k % 5, n, np.float32), requires_grad=True)
+            total += (leaf * one).sum().item()
+        return total
+
+    with dp.no_grad():
+        agree(program, [1.0])
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 

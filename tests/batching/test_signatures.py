@@ -6,6 +6,7 @@ of its issues.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_static_arguments_of_a_cell_are_told_apart_by_type() -> None:
     examples = [True, "1", None, (), [], False, "", (), None]
     agree(lambda s: kind_of(X[0], s), examples)
     assert sorted(dp.explain_batching().batches[kind_of.fun.__qualname__]) == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_static_arguments_that_are_equal_but_of_another_type() -> None:
+    class Level(enum.IntEnum):
+        ONE = 1
+
+    factor = {bool: 2.0, Level: 3.0, np.bool_: 4.0, str: 5.0, np.str_: 6.0}
+
+    @dp.cell
+    def scaled(x: Any, static: Any) -> Any:
+        return x * factor[type(static)]
+
+    for words in ([True, Level.ONE, np.True_], ["a", np.str_("a")]):
+        agree(lambda s: scaled(X[0], s), words)
+        agree(lambda s: scaled(X[0], s), words[::-1])
 
 
 def test_lengths_and_nestings_of_arguments_are_told_apart() -> None:
