@@ -13,9 +13,9 @@ every edge a score for each of the ten digits; and a path with one digit per edg
 both by the forward algorithm, so that the recogniser learns what is no digit without being told where the cuts belong.
 The graph is another one for every string. Reading is by the best path (Viterbi).
 
-Beside it stands the same recogniser, trained on single digits and given strings cut at equal widths, with the right
-number of digits told. After 8 epochs, about a minute of one core, 88.3 % of 1,000 strings made of other digits are read
-without a mistake; at equal widths 71.6 %.
+The recogniser learns single digits first, as in the paper. What it can do then is measured on strings cut at equal
+widths, with the right number of digits told: 71.6 % of 1,000 strings made of other digits are read without a mistake.
+After 8 epochs of the graphs, about a minute of one core, 87.8 % are (with another seed 89.2 %).
 """
 
 from __future__ import annotations
@@ -66,12 +66,10 @@ def cropped(image: np.ndarray) -> np.ndarray:
 
 def join(images: Sequence[np.ndarray], gaps: Sequence[int]) -> np.ndarray:
     """Images side by side, `gaps` columns apart; where they overlap the darker ink counts."""
-    starts = [0]
-    for image, gap in zip(images, gaps, strict=False):
-        starts.append(starts[-1] + image.shape[1] + gap)
-    whole = np.zeros((8, starts[len(images) - 1] + images[-1].shape[1]), np.float32)
-    for image, start in zip(images, starts, strict=False):
-        part = whole[:, start : start + image.shape[1]]
+    steps = [image.shape[1] + gap for image, gap in zip(images, [*gaps, 0], strict=True)]
+    whole = np.zeros((8, sum(steps)), np.float32)
+    for image, step, stop in zip(images, steps, np.cumsum(steps), strict=True):
+        part = whole[:, stop - step : stop - step + image.shape[1]]
         np.maximum(part, image, out=part)
     return whole
 
@@ -218,29 +216,20 @@ def main() -> None:
     (images, digits), held_out = load()
     made = strings(images, digits, args.limit, seed=1)
     train, test = [s for s in made if readable(s)], strings(*held_out, 1000, seed=2)
-    edges = sum(len(s.edges) for s in train) / len(train)
-    print(
-        f"{len(train)} strings to learn from, of {edges:.0f} edges each; {len(made) - len(train)} left out",
-        flush=True,
-    )
+    print(f"{len(train)} strings to learn from, {len(made) - len(train)} left out", flush=True)
 
     dp.seed(0)
-    single = Recogniser()
-    pieces = np.stack([piece(image, 0, image.shape[1]) for image in images])
-    optimizer = optim.Adam(single.parameters(), lr=optim.Cosine(3e-3))
-    dp.fit(
-        single, single_loss, optimizer, (pieces, np.array(digits)), batch_size=32, epochs=20, progress=False
-    )
     model = Recogniser()
+    single = np.stack([piece(image, 0, image.shape[1]) for image in images]), np.array(digits)
+    optimizer = optim.Adam(model.parameters(), lr=optim.Cosine(3e-3))
+    dp.fit(model, single_loss, optimizer, single, batch_size=32, epochs=20, progress=False)
+    equal = equal_widths(model, test)
     optimizer = optim.Adam(model.parameters(), lr=optim.Cosine(3e-3))
     result = dp.fit(
         model, loss, optimizer, train, batch_size=32, epochs=args.epochs, collate=list, run=args.run
     )
-    print(
-        f"strings read right: {accuracy(model, test):.4f}, at equal widths {equal_widths(single, test):.4f}   ",
-        end="",
-    )
-    print(f"digest {result.digest[:16]}")
+    right = accuracy(model, test)
+    print(f"strings read right: {right:.4f}, at equal widths {equal:.4f}   digest {result.digest[:16]}")
 
 
 if __name__ == "__main__":

@@ -154,9 +154,8 @@ def word_error(model: Speaker, words: list[Word], size: int = 512) -> float:
             some = words[start : start + size]
             said: dict[int, tuple[int, ...]] = {}
 
-            def say(i: int, some=some, said=said) -> float:
+            def say(i: int, some=some, said=said) -> None:
                 said[i] = model.pronounce(some[i].letters)
-                return 0.0
 
             dp.batched(say, range(len(some)))
             right += sum(said[i] in word.accepted for i, word in enumerate(some))

@@ -34,36 +34,47 @@ SHIFT, LEFT, RIGHT = range(3)
 ROOT = 0  # words are numbered from 1; their heads are words or this
 
 
-class Sentence(NamedTuple):
-    words: list[str]
-    tags: list[str]
-    heads: list[int]  # of the words 1, 2, ...
-
-
 class Example(NamedTuple):
     words: list[int]
     tags: list[int]
+    heads: list[int]  # of the words 1, 2, ...
     actions: list[int]
-    heads: list[int]
 
 
-def load() -> tuple[list[Sentence], list[Sentence], list[Sentence]]:
-    """(training, development, test): of ten sentences of a file, the first eight, the ninth and the tenth."""
-    parts: tuple[list[Sentence], ...] = ([], [], [])
+Row = tuple[str, str, int]  # word, tag, head
+
+
+def load() -> tuple[list[list[Row]], list[list[Row]]]:
+    """(training, test): of ten sentences of a file the first eight and the tenth."""
     try:
         package = importlib.metadata.distribution("turkish-treebanks")
     except importlib.metadata.PackageNotFoundError:
-        raise SystemExit(
-            "this example needs a treebank: pip install --no-deps turkish-treebanks==1.0.0"
-        ) from None
+        raise SystemExit("this example needs data: pip install --no-deps turkish-treebanks==1.0.0") from None
+    train, test = [], []
     for name in ("web", "wiki"):
         with open(package.locate_file(f"data/{name}.conllu"), encoding="utf-8") as file:
             blocks = file.read().strip().split("\n\n")
         for i, block in enumerate(blocks):
             rows = [line.split("\t") for line in block.split("\n") if not line.startswith("#")]
-            columns = [row[1] for row in rows], [row[4] for row in rows], [int(row[6]) for row in rows]
-            parts[max(0, i % 10 - 7)].append(Sentence(*columns))
-    return parts
+            if i % 10 != 8:
+                part = test if i % 10 == 9 else train
+                part.append([(row[1], row[4], int(row[6])) for row in rows])
+    return train, test
+
+
+def numbered(train: list[list[Row]], test: list[list[Row]]) -> tuple[list[Example], list[Example], int, int]:
+    """The examples, and how many words and tags are told apart: all tags, and words that are learned from twice."""
+    counts = Counter(word for rows in train for word, _, _ in rows)
+    words = {word: i for i, word in enumerate((word for word, n in counts.items() if n > 1), 1)}
+    tags = {tag: i for i, tag in enumerate(sorted({tag for rows in train for _, tag, _ in rows}), 1)}
+
+    def example(rows: list[Row]) -> Example:
+        forms, names, heads = map(list, zip(*rows, strict=True))
+        return Example(
+            [words.get(w, 0) for w in forms], [tags.get(t, 0) for t in names], heads, oracle(heads) or []
+        )
+
+    return list(map(example, train)), list(map(example, test)), len(words) + 1, len(tags) + 1
 
 
 class State:
@@ -115,20 +126,6 @@ def oracle(heads: list[int]) -> list[int] | None:
         state.do(action)
         actions.append(action)
     return actions
-
-
-class Numbering:
-    """Numbers for words that occur twice and for tags; 0 for all others."""
-
-    def __init__(self, sentences: list[Sentence]) -> None:
-        counts = Counter(word for s in sentences for word in s.words)
-        self.words = {word: i for i, word in enumerate((w for w, n in counts.items() if n > 1), 1)}
-        self.tags = {tag: i for i, tag in enumerate(sorted({tag for s in sentences for tag in s.tags}), 1)}
-        self.sizes = len(self.words) + 1, len(self.tags) + 1
-
-    def __call__(self, s: Sentence) -> Example:
-        words, tags = [self.words.get(w, 0) for w in s.words], [self.tags.get(t, 0) for t in s.tags]
-        return Example(words, tags, oracle(s.heads) or [], s.heads)
 
 
 class Parser(nn.Module):
@@ -205,27 +202,21 @@ def loss(model: Parser, batch: list[Example]) -> tuple:
     return dp.batched(model.loss, batch).sum() / actions, actions
 
 
-def attached(model: Parser, examples: list[Example], size: int = 256) -> float:
+def attached(model: Parser, examples: list[Example]) -> float:
     """Unlabelled attachment score: the share of words (all, with punctuation) whose head is right."""
 
     def right(example: Example) -> float:
         return float(sum(a == b for a, b in zip(model.parse(example), example.heads, strict=True)))
 
     with dp.no_grad():
-        parts = [
-            dp.batched(right, examples[i : i + size]).sum().item() for i in range(0, len(examples), size)
-        ]
-    return sum(parts) / sum(len(example.words) for example in examples)
+        return dp.batched(right, examples).sum().item() / sum(len(example.heads) for example in examples)
 
 
-def baseline(sentences: list[Sentence]) -> float:
-    """Each word belongs to the next one, or each to the one before: whichever is better."""
-    n = sum(len(s.heads) for s in sentences)
-    after = sum(
-        head == (i + 1 if i < len(s.heads) else ROOT) for s in sentences for i, head in enumerate(s.heads, 1)
-    )
-    before = sum(head == i - 1 for s in sentences for i, head in enumerate(s.heads, 1))
-    return max(after, before) / n
+def baseline(examples: list[Example]) -> float:
+    """The same where each word belongs to the next one, or each to the one before: whichever is better."""
+    before = [head == i for e in examples for i, head in enumerate(e.heads)]
+    after = [head == i % (len(e.heads) + 1) for e in examples for i, head in enumerate(e.heads, 2)]
+    return max(sum(before), sum(after)) / len(before)
 
 
 def main() -> None:
@@ -235,25 +226,19 @@ def main() -> None:
     arguments.add_argument("--run", help="run directory: checkpoints, metrics, resume")
     args = arguments.parse_args()
 
-    train, development, test = load()
-    train = train[: args.limit]
-    numbers = Numbering(train)
-    examples = [numbers(sentence) for sentence in train]
-    learnable = [example for example in examples if example.actions]
-    print(
-        f"{len(learnable)} sentences to learn from, {len(examples) - len(learnable)} are left out", flush=True
-    )
+    train, test = load()
+    examples, test, words, tags = numbered(train[: args.limit], test)
+    train = [example for example in examples if example.actions]
+    print(f"{len(train)} sentences to learn from, {len(examples) - len(train)} left out", flush=True)
     dp.seed(0)
-    model = Parser(*numbers.sizes)
+    model = Parser(words, tags)
     optimizer = optim.Adam(model.parameters(), lr=optim.Cosine(3e-3))
     result = dp.fit(
-        model, loss, optimizer, learnable, batch_size=32, epochs=args.epochs, collate=list, run=args.run
+        model, loss, optimizer, train, batch_size=32, epochs=args.epochs, collate=list, run=args.run
     )
-    for name, part in (("development", development), ("test", test)):
-        print(
-            f"{name}: attached {attached(model, list(map(numbers, part))):.4f}, neighbours {baseline(part):.4f}"
-        )
-    print(f"digest {result.digest[:16]}")
+    print(
+        f"attached {attached(model, test):.4f}, to a neighbour {baseline(test):.4f}   digest {result.digest[:16]}"
+    )
 
 
 if __name__ == "__main__":

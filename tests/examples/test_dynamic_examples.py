@@ -41,12 +41,12 @@ def a_tagger():
 
 def a_parser():
     sentences = [
-        parser.Sentence(["a", "b", "c", "a"], ["X", "Y", "X", "X"], [2, 0, 4, 2]),
-        parser.Sentence(["b"], ["Y"], [0]),
-        parser.Sentence(["c", "b", "a"], ["X", "Y", "X"], [3, 1, 0]),
+        [("a", "X", 2), ("b", "Y", 0), ("c", "X", 4), ("a", "X", 2)],
+        [("b", "Y", 0)],
+        [("c", "X", 3), ("b", "Y", 1), ("a", "X", 0)],
     ]
-    numbering = parser.Numbering(sentences)
-    return parser.Parser(*numbering.sizes, hidden=4), list(map(numbering, sentences))
+    examples, _, words, tags = parser.numbered(sentences, [])
+    return parser.Parser(words, tags, hidden=4), examples
 
 
 def a_speaker():
@@ -101,9 +101,8 @@ def test_choices_are_the_same_in_batches(made, decide) -> None:
     model, examples = made()
     found: dict[int, object] = {}
 
-    def one(i: int) -> float:
+    def one(i: int) -> None:
         found[i] = decide(model, examples[i])
-        return 0.0
 
     with dp.no_grad():
         dp.batched(one, range(len(examples)))
