@@ -142,7 +142,7 @@ def main() -> None:
     result = dp.fit(
         model,
         loss,
-        optim.Adam(model.parameters(), lr=1e-3),
+        optim.Adam(model.parameters(), lr=optim.Cosine(2e-3), clip_norm=1.0),
         data[:30_000],
         batch_size=64,
         epochs=args.epochs or (20 if args.with_sum else 8),
