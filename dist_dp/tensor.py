@@ -351,7 +351,8 @@ class Tensor(Methods):
             raise ValueError(
                 f"in-place result of shape {result.shape} does not fit a tensor of shape {self.shape}"
             )
-        self.data, self.node = result.data, result.node
+        # A value of `dp.batched` is a row among others, which a later write must not go to.
+        self.data, self.node = result.data if type(result) is Tensor else result.data.copy(), result.node
         return self
 
     def _update(self: Self, op: Any, other: Any, by: str) -> Self:

@@ -19,7 +19,7 @@ from ..pytree import described, flatten, unflatten
 from ..random import Stream, integer_argument
 from ..tape import INTERPRET, applying, mode
 from ..tensor import Tensor
-from .lazy import Lazy
+from .lazy import Lazy, Written
 from .recorder import Recorder
 from .report import Report
 from .vectorize import fallbacks
@@ -95,7 +95,14 @@ def batched(
         reports.append(recorder.report)
         looped = Counter(fallbacks)
         results = _Examples(recorder, fun, chosen).run()
-        recorder.flush([x for result in results.values() for x in flatten(result)[0] if type(x) is Lazy])
+        recorder.flush(
+            [
+                x.now if type(x) is Written else x
+                for result in results.values()
+                for x in flatten(result)[0]
+                if isinstance(x, Lazy)
+            ]
+        )
         recorder.report.looped = Counter(fallbacks) - looped
         return _stacked(results, recorder)
 
@@ -263,7 +270,8 @@ def _column(values: Mapping[int, Any], recorder: Recorder | None) -> Tensor:
                 f"fun must return results of one shape for all examples, got {like.shape} for example {first} and "
                 f"{x.shape} for example {i}"
             )
-    column = list(tensors.values())
+    column = [x.now if type(x) is Written else x for x in tensors.values()]
     if recorder is not None and all(type(x) is Lazy and x.dtype == like.dtype for x in column):
-        return recorder.column(column, like.spec)  # type: ignore[attr-defined]
+        rows = recorder.column(column, like.spec)  # type: ignore[attr-defined]
+        return Tensor._of(rows.data.copy(), rows.node)  # not a view, which would keep the whole block
     return ops.stack(column)

@@ -14,13 +14,14 @@ import numpy as np
 
 from .. import random
 from ..arguments import check_function
+from ..nn.buffers import buffer_proposals
 from ..pytree import Structure, flatten, unflatten
 from ..random import Key
 from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
-from .lazy import Call, Lazy, Spec
-from .recorder import Recorder, Signature, kept
+from .lazy import Call, Lazy, Spec, Written
+from .recorder import Recorder, Signature, constant, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,7 +135,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         taken = {n for spec in specs for n in spec.shape}
         rows = next(n for n in itertools.count(2) if n not in taken)  # a result that lost the batch shows
         draws = RowStreams([Key(0)] * rows)
-        with applying(None), no_grad(), np.errstate(all="ignore"):
+        with applying(None), no_grad(), buffer_proposals(), np.errstate(all="ignore"):
             zeros = iter([Tensor._of(spec.zeros(rows), None) for spec in specs])
             try:
                 outs, structure = self._run(args, kwargs, zeros, draws)
@@ -190,6 +191,8 @@ def _signed(tree: Any, values: list[Any]) -> Any:
 
 def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
     """`_signed` for arguments of one type. A value's signature is its spec, a number's that of its array."""
+    if kind is Written:
+        return lambda x, values: _signed(x.now, values)
     if issubclass(kind, (Tensor, np.ndarray)):
 
         def array(x: Any, values: list[Any]) -> Any:
@@ -209,7 +212,9 @@ def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
     if issubclass(kind, (list, tuple)):
         return lambda tree, values: (kind, *[_signed(x, values) for x in tree])
     if kind is dict:
-        return lambda tree, values: (dict, *[(k, _signed(v, values)) for k, v in tree.items()])
+        return lambda tree, values: (dict, *[(type(k), k, _signed(v, values)) for k, v in tree.items()])
+    if kind is complex:
+        return lambda number, values: constant(number)
     if kind.__hash__ is object.__hash__ and kind.__eq__ is object.__eq__:
         return lambda it, values: it  # a module: equal to itself alone
     return lambda it, values: (kind, it)

@@ -88,11 +88,6 @@ class Call:
     users: list[Call]
     depth: int
 
-    @property
-    def pending(self) -> bool:
-        """Whether it is not computed yet."""
-        return self.outs[0].call is not None
-
 
 class Lazy(Tensor):
     """A tensor that is computed together with others like it; reading its value computes it.
@@ -119,27 +114,29 @@ class Lazy(Tensor):
         return self.block.recorder if self.call is None else self.call.signature.recorder
 
     def computed(self) -> Lazy:
-        """This value, after computing it and what it needs."""
+        """This value as it is now, after computing it and what it needs."""
         if self.call is not None:
             self.recorder.compute(self)
         return self
 
     @property
     def data(self) -> Any:  # type: ignore[override]
-        return self.computed().block.rows.data[self.row, ...]
+        it = self.computed()
+        return it.block.rows.data[it.row, ...]
 
     @property
     def node(self) -> Any:
         """Its place on the tape, made when somebody asks: computing in batches does not."""
-        rows = self.computed().block.rows
+        it = self.computed()
+        rows = it.block.rows
         if rows.node is None:
             return None
         try:
-            return self._node
+            return it._node
         except AttributeError:
             shape = rows.data.shape
-            self._node = Node(part, (rows.node,), ((self.row, shape),), (self.row,), shape[1:])
-            return self._node
+            it._node = Node(part, (rows.node,), ((it.row, shape),), (it.row,), shape[1:])
+            return it._node
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -174,17 +171,51 @@ class Lazy(Tensor):
             raise ValueError(
                 f"in-place result of {result.dtype} {result.shape} does not fit a tensor of {self.dtype} {self.shape}"
             )
-        self.recorder.overwritten(self)
         if not isinstance(result, Lazy):  # written to where nothing is postponed
             result = self.recorder.held(result)
-        if result.call is None:
-            self.block, self.row = result.block, result.row
-        else:
-            result.call.outs = tuple([self if out is result else out for out in result.call.outs])
-        self.call = result.call
-        if hasattr(self, "_node"):
-            del self._node
+        if type(self) is Lazy:
+            first = _twin(self)
+            if self.call is not None:
+                self.call.outs = tuple([first if out is self else out for out in self.call.outs])
+            self.call, self.__class__ = None, Written
+            self.block = first  # type: ignore[assignment]  # `first`
+        self._node = result  # `now`
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tensor._of(self.data.copy(), self.node).__reduce__()
+
+
+def _twin(value: Lazy) -> Lazy:
+    twin = Lazy.__new__(Lazy)
+    twin.spec, twin.call = value.spec, value.call
+    if value.call is None:
+        twin.block, twin.row = value.block, value.row
+    return twin
+
+
+class Written(Lazy):
+    """A value that was written to: `now` is what it is since the last write, `first` what calls took before any.
+
+    A `Lazy` becomes one, so that whoever holds it sees the write; the two stand in places that it has no use for.
+    """
+
+    __slots__ = ()
+
+    @property
+    def first(self) -> Lazy:
+        return self.block  # type: ignore[return-value]
+
+    @property
+    def now(self) -> Lazy:
+        return self._node  # type: ignore[no-any-return]
+
+    @property
+    def recorder(self) -> Recorder:
+        return self.now.recorder
+
+    def computed(self) -> Lazy:
+        return self.now.computed()
 
 
 # The same value without its gradient, for values that are not computed yet.

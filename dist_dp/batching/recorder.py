@@ -26,7 +26,7 @@ from ..pytree import Structure
 from ..tape import OFF, Interpreter, applying, at_once, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
-from .lazy import UNSEEN, Call, Lazy, Spec
+from .lazy import UNSEEN, Call, Lazy, Spec, Written
 from .report import Report
 from .schedule import batches, needed
 from .vectorize import Batched, Level, whole
@@ -103,8 +103,6 @@ class Recorder(Interpreter):
         self.signatures: dict[Any, Signature] = {}
         self._blocks: dict[tuple[Spec, bool], Block] = {}
         self._shared: dict[Any, Any] = {}  # results that are the same for all examples
-        self._noted: list[Call] = []  # all calls that may not be computed yet
-        self._many = 1024  # of them, when those that are computed are left out
 
     # --- recording ------------------------------------------------------------------------------------------------
 
@@ -115,6 +113,8 @@ class Recorder(Interpreter):
         recorded = shared = False
         for x in inputs:
             kind = type(x)
+            if kind is Written:
+                x, kind = x.now, Lazy
             if kind is Lazy:
                 key.append(x.spec)
                 values.append(x)
@@ -128,7 +128,7 @@ class Recorder(Interpreter):
                 values.append(x)
                 shared = True
             else:
-                key.append(_constant(x))
+                key.append(constant(x))
                 values.append(x)
         if not recorded and not (shared and any(type(v) is np.ndarray for v in values)):
             return self._at_once(op, inputs, params, key) if shared else self._now(op, inputs, params)
@@ -145,7 +145,6 @@ class Recorder(Interpreter):
         call = _new_call(Call)
         call.signature, call.values, call.waits = signature, values, UNSEEN
         call.code, call.instruction, call.example = code, instruction, self.example
-        self._noted.append(call)
         specs = signature.specs
         if len(specs) == 1:
             out = _new_lazy(Lazy)
@@ -207,7 +206,7 @@ class Recorder(Interpreter):
 
     def flush(self, wanted: Iterable[Lazy]) -> None:
         """Compute these values and all that they need."""
-        calls = needed(wanted)
+        calls = needed(wanted, self)
         if not calls:
             return
         self.report.flushes += 1
@@ -220,21 +219,6 @@ class Recorder(Interpreter):
                 call.signature.ready = []
                 call.waits = UNSEEN
             raise
-
-        if len(self._noted) > self._many:
-            self._noted = [call for call in self._noted if call.pending]
-            self._many = max(1024, 2 * len(self._noted))
-
-    def overwritten(self, value: Lazy) -> None:
-        """`value` is about to become another one: calls that took it as it was go on with it as it was."""
-        before = _new_lazy(Lazy)
-        before.spec, before.call = value.spec, value.call
-        if value.call is None:
-            before.block, before.row = value.block, value.row
-        else:
-            value.call.outs = tuple([before if out is value else out for out in value.call.outs])
-        for call in self._noted:
-            call.values = [before if v is value else v for v in call.values]
 
     def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
         try:
@@ -273,8 +257,11 @@ class Recorder(Interpreter):
         if len(lazy) < len(values):
             others = {id(v): self.held(_tensor(v, spec)) for v in values if type(v) is not Lazy}
             lazy = [v if type(v) is Lazy else others[id(v)] for v in values]
-        if len({v.block for v in lazy}) > 1:
-            lazy = [v if v.block.rows.node is not None else self._carried(v) for v in lazy]
+        blocks = {v.block for v in lazy}
+        if len(blocks) > 1 or lazy[0].block.recorder is not self:
+            carries = any(block.rows.node is not None for block in blocks)
+            own = self._block(spec, carries)
+            lazy = [v if v.block is own else self._copied(v, own) for v in lazy]
         return lazy[0].block.take([v.row for v in lazy])
 
     def held(self, x: Tensor) -> Lazy:
@@ -285,11 +272,11 @@ class Recorder(Interpreter):
         value.row = value.block.append(ops.reshape(x, (1, *x.shape)))
         return value
 
-    def _carried(self, value: Lazy) -> Lazy:
-        """A copy of a row without gradient among those with one."""
+    def _copied(self, value: Lazy, block: Block) -> Lazy:
+        """A copy of a row among those of another block: of one without gradient, or of another `dp.batched`."""
         copy = _new_lazy(Lazy)
-        copy.spec, copy.call, copy.block = value.spec, None, self._block(value.spec, True)
-        copy.row = copy.block.append(Tensor._of(value.data[None], None))
+        copy.spec, copy.call, copy.block = value.spec, None, block
+        copy.row = block.append(ops.reshape(Tensor._of(value.data, value.node), (1, *value.shape)))
         return copy
 
     def _located(self, signature: Signature, calls: Sequence[Call], error: Exception) -> Exception:
@@ -328,9 +315,9 @@ def kept(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.copy() if array.nbytes <= SMALL and array.flags.writeable else array
 
 
-def _constant(x: Any) -> Any:
+def constant(x: Any) -> Any:
     """A number as part of a signature: 1, 1.0 and True differ, so do 0.0 and -0.0, and a NaN equals itself."""
-    return (type(x), x) if x == x and x != 0 else (type(x), repr(x))
+    return (type(x), x) if type(x) is not complex and x == x and x != 0 else (type(x), repr(x))
 
 
 def _frozen(x: Any) -> Any:
@@ -343,7 +330,7 @@ def _frozen(x: Any) -> Any:
         return (np.ndarray, x.shape, x.dtype, x.tobytes())
     if isinstance(x, dict):
         return (dict, *((k, _frozen(v)) for k, v in x.items()))
-    return _constant(x) if isinstance(x, (int, float)) else (type(x), x)
+    return constant(x) if isinstance(x, (int, float, complex)) else (type(x), x)
 
 
 def _tensor(value: Any, spec: Spec) -> Tensor:

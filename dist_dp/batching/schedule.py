@@ -14,28 +14,39 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .lazy import UNSEEN, Call, Lazy
+from .lazy import UNSEEN, Call, Lazy, Written
 
 if TYPE_CHECKING:
-    from .recorder import Signature
+    from .recorder import Recorder, Signature
 
 
 SEEN = -1  # on the way to what it waits for
 
 
-def needed(wanted: Iterable[Lazy]) -> list[Call]:
-    """The calls behind these values that are not computed yet, each after those that it waits for."""
+def needed(wanted: Iterable[Lazy], recorder: Recorder | None = None) -> list[Call]:
+    """The calls behind these values that are not computed yet, each after those that it waits for.
+
+    Calls of another recorder than `recorder`, left over from a `dp.batched` that failed, are computed by theirs first.
+    """
     found: list[Call] = []
     stack = [v.call for v in wanted if v.call is not None]
     stack.reverse()
     while stack:
         call = stack[-1]
         if call.waits == UNSEEN:
+            if recorder is not None and call.signature.recorder is not recorder:
+                call.signature.recorder.flush(call.outs)
+                stack.pop()
+                continue
             call.waits = SEEN
             call.users = []
             before = len(stack)
-            for v in call.values:
-                if type(v) is Lazy and (behind := v.call) is not None and behind.waits == UNSEEN:
+            for i, v in enumerate(call.values):
+                kind = type(v)
+                if kind is Written:
+                    v = call.values[i] = v.first  # the call was made before the write
+                    kind = Lazy
+                if kind is Lazy and (behind := v.call) is not None and behind.waits == UNSEEN:
                     stack.append(behind)
             if len(stack) > before:
                 continue
