@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from greenlet import greenlet
 
 import dist_dp as dp
 from dist_dp import ops
+from dist_dp.batching import recorder
 
 DEPTH = 10_000
 
@@ -103,6 +105,34 @@ def test_many_examples_that_all_wait() -> None:
         lambda n: step(np.ones(1) * n) if step(np.ones(1) * n).sum() > 0.5 else np.zeros(1), range(1000)
     )
     assert (out.data[1:] > 0).all() and dp.explain_batching().flushes == 2
+
+
+def test_writes_cost_the_same_however_many_there_were() -> None:
+    def elements(n: int) -> int:
+        seen = 0
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal seen
+            if frame.f_code.co_filename == recorder.__file__:
+                seen += 1
+                return trace
+            return None
+
+        def program(_: int) -> Any:
+            h = step(np.ones(2))
+            for _ in range(n):
+                h += 1.0
+            return h
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            dp.batched(program, [0])
+        finally:
+            sys.settrace(before)
+        return seen
+
+    assert elements(200) < 2.5 * elements(100)
 
 
 # --- nothing is left --------------------------------------------------------------------------------------------------

@@ -128,6 +128,22 @@ def test_static_arguments_that_are_equal_but_of_another_type() -> None:
         agree(lambda s: scaled(X[0], s), words[::-1])
 
 
+def test_keys_of_a_dict_are_told_apart_by_type() -> None:
+    @dp.cell
+    def scaled(x: Any) -> Any:
+        return x[1] * (2.0 if type(next(iter(x))) is int else 3.0)
+
+    agree(lambda key: scaled({key: X[0]}), [1, True])
+
+
+def test_complex_zeros_are_told_apart() -> None:
+    @dp.cell
+    def scaled(x: Any, z: complex) -> Any:
+        return x * (2.0 if np.signbit(z.imag) else 3.0)
+
+    agree(lambda z: scaled(X[0], z), [complex(0, 0.0), complex(0, -0.0)])
+
+
 def test_lengths_and_nestings_of_arguments_are_told_apart() -> None:
     @dp.cell
     def combined(parts: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from typing import Any
 
@@ -215,3 +217,79 @@ def test_values_kept_from_one_batched_and_used_in_the_next(computed: bool) -> No
 
     dp.batched(first, [1, 2, 3])
     agree(lambda i: add(double(ONE), kept[i]), [2, 0, 1])
+
+
+def test_a_value_of_parameters_alone_is_written_twice() -> None:
+    w = dp.tensor([1.0, 2.0], requires_grad=True)
+
+    def program(n: float) -> Any:
+        y = w * 1.0
+        y[0] = double(w)[1] * n
+        y += double(w)
+        return y
+
+    agree(program, [1.0, 2.0], w)
+
+
+def test_values_of_two_batched_in_one_batch() -> None:
+    w = dp.tensor([1.0, 2.0], requires_grad=True)
+    for enabled in (False, True):
+        kept: list[Any] = []
+
+        def first(n: float, kept: list[Any] = kept) -> Any:
+            kept.append(double(w * n))
+            return kept[-1]
+
+        def second(i: int, kept: list[Any] = kept) -> Any:
+            return double(kept[i] if i != 1 else double(w * 5.0))
+
+        dp.batched(first, [1.0, 2.0, 3.0], enabled=enabled)
+        w.grad = None
+        out = dp.batched(second, range(3), enabled=enabled)
+        out.sum().backward()
+        assert out.tolist() == [[4, 8], [20, 40], [12, 24]] and w.grad.tolist() == [36, 36]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_value_is_copied(copied: Any) -> None:
+    """As a beam search does with the states of its hypotheses."""
+
+    def program(n: float) -> Any:
+        h = double(ONE * np.float32(n))
+        return h * copied(h)
+
+    agree(program, [1.0, 2.0])
+
+
+def test_the_run_on_zeros_leaves_buffers_as_they_are() -> None:
+    norm = dp.nn.BatchNorm1d(2)
+
+    @dp.cell
+    def normal(x: Any) -> Any:
+        return norm(x)
+
+    dp.batched(lambda n: normal(ONE * np.float32(n)), [1.0, 2.0, 3.0])
+    assert int(norm.num_batches_tracked) == 1
+
+
+def test_a_small_result_does_not_hold_the_block() -> None:
+    def chain(n: float) -> Any:
+        h = np.ones(1000) * n
+        for _ in range(50):
+            h = double(h)
+        return h
+
+    out = dp.batched(chain, [1.0, 2.0]).data
+    assert (out if out.base is None else out.base).nbytes <= 8 * out.nbytes
+
+
+def test_a_write_into_the_result_does_not_change_what_was_kept() -> None:
+    kept: list[Any] = []
+
+    def program(n: float) -> Any:
+        kept.append(double(ONE * np.float32(n)))
+        return kept[-1]
+
+    out = dp.batched(program, [1.0, 2.0])
+    out += 10.0
+    assert [h.tolist() for h in kept] == [[2, 2], [4, 4]]
