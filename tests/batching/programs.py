@@ -204,11 +204,6 @@ PLAIN: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 }
 
 
-@dp.cell
-def copied(x: Any) -> Any:
-    return x * 1.0
-
-
 def function(program: Program, p: Parameters) -> Callable[[int], Any]:
     """The program as a function of the index of its example."""
     calls = [make(body, p) for body in program.bodies]
@@ -244,9 +239,7 @@ def _run(program: Program, calls: Sequence[Cell], p: Parameters, index: int) -> 
                 stack.append(get(back) * (at + 1))
             elif what == "write":
                 back, other, k = rest
-                y = copied(
-                    get(back)
-                )  # what an operation makes of a parameter is a tensor at once: see test_known
+                y = get(back) * 1.0
                 y[k % WIDTH] = get(other)[0]
                 y += get(other)
                 stack.append(y)
