@@ -19,10 +19,11 @@ from ..pytree import described, flatten, unflatten
 from ..random import Stream, integer_argument
 from ..tape import INTERPRET, applying, mode
 from ..tensor import Tensor
+from .cell import in_body
 from .lazy import Lazy, Written
 from .recorder import Recorder
 from .report import Report
-from .vectorize import fallbacks
+from .vectorize import Level, fallbacks
 
 
 class _Last(threading.local):
@@ -68,16 +69,17 @@ def batched(
 
     Raises:
         ValueError: no examples, or results whose shapes or nesting differ between examples.
+        TypeError: called inside `vmap` or in the body of a cell.
 
     >>> import dist_dp as dp
     >>> dp.batched(lambda n: sum(dp.tensor(1.0) for _ in range(n)), [1, 3, 2])
     tensor([1., 3., 2.])
     """
     check_function(fun)
-    limits = {"max_batch": max_batch, "wave": wave}
-    for name, limit in limits.items():
+    for name, limit in (("max_batch", max_batch), ("wave", wave)):
         if limit is not None:
             integer_argument(name, limit, least=1, expected="an int or None")
+    _refuse_inside()
     try:
         examples = list(examples)
     except TypeError:
@@ -94,17 +96,15 @@ def batched(
         recorder = Recorder(max_batch)
         reports.append(recorder.report)
         looped = Counter(fallbacks)
-        results = _Examples(recorder, fun, chosen).run()
-        recorder.flush(
-            [
-                x.now if type(x) is Written else x
-                for result in results.values()
-                for x in flatten(result)[0]
-                if isinstance(x, Lazy)
-            ]
-        )
-        recorder.report.looped = Counter(fallbacks) - looped
-        return _stacked(results, recorder)
+        try:
+            results = _Examples(recorder, fun, chosen).run()
+            recorder.flush(
+                [x for result in results.values() for x in flatten(result)[0] if isinstance(x, Lazy)]
+            )
+            return _stacked(results, recorder)
+        finally:
+            recorder.report.looped = Counter(fallbacks) - looped
+            recorder.close()
 
     if wave is None or _recording():
         result = part(0, len(examples))
@@ -115,6 +115,21 @@ def batched(
     if reports:
         _last.report = sum(reports[1:], reports[0])
     return result
+
+
+def _refuse_inside() -> None:
+    """Raise TypeError where many examples stand for one already."""
+    if in_body():
+        raise TypeError(
+            "dp.batched inside the body of a cell, which computes many calls at once as it is; call it outside"
+        )
+    interpreter = mode.interpreter if mode.state == INTERPRET else None
+    while interpreter is not None:
+        if isinstance(interpreter, Level):
+            raise TypeError(
+                "dp.batched inside dp.vmap, which computes all examples at once as it is; leave one away"
+            )
+        interpreter = interpreter.outer
 
 
 def _recording() -> bool:

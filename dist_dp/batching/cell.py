@@ -133,7 +133,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         _signed(args, values), _signed(kwargs, values)
         specs = [_spec(v) for v in values]
         taken = {n for spec in specs for n in spec.shape}
-        rows = next(n for n in itertools.count(2) if n not in taken)  # a result that lost the batch shows
+        rows = next(n for n in itertools.count(7) if n not in taken)  # a result that lost the batch shows
         draws = RowStreams([Key(0)] * rows)
         with applying(None), no_grad(), buffer_proposals(), np.errstate(all="ignore"):
             zeros = iter([Tensor._of(spec.zeros(rows), None) for spec in specs])
@@ -166,12 +166,15 @@ class cell(Generic[P, R]):  # a decorator, and named as one
 
 
 class _Body(threading.local):
-    """Whether the body of a cell runs in this thread."""
-
     running = False
 
 
 _body = _Body()
+
+
+def in_body() -> bool:
+    """Whether the body of a cell runs in this thread."""
+    return _body.running
 
 
 def _signed(tree: Any, values: list[Any]) -> Any:

@@ -124,7 +124,7 @@ class Recorder(Interpreter):
                 key.append((_DATA, array.shape, array.dtype))
                 values.append(array)
             elif isinstance(x, Tensor):
-                key.append((_SHARED, id(x.node)))
+                key.append((_SHARED, x.node))
                 values.append(x)
                 shared = True
             else:
@@ -197,6 +197,12 @@ class Recorder(Interpreter):
             found = self.signatures[known] = Signature(self, op.name, run, specs, not several)
         return found
 
+    def close(self) -> None:
+        """Let go of all that only this recorder holds; values that somebody kept can still be read."""
+        self.signatures.clear()
+        self._shared.clear()
+        self._blocks.clear()
+
     # --- computing ------------------------------------------------------------------------------------------------
 
     def compute(self, value: Lazy) -> None:
@@ -206,7 +212,7 @@ class Recorder(Interpreter):
 
     def flush(self, wanted: Iterable[Lazy]) -> None:
         """Compute these values and all that they need."""
-        calls = needed(wanted, self)
+        calls = needed([v.now if type(v) is Written else v for v in wanted], self)
         if not calls:
             return
         self.report.flushes += 1

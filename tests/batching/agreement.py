@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 
 import dist_dp as dp
 from dist_dp.random import Key, scope
@@ -31,8 +30,3 @@ def agree(fun: Callable[[Any], Any], examples: Sequence[Any], *leaves: Any) -> l
             np.testing.assert_allclose(got, expected, **close)
             assert (np.signbit(got) == np.signbit(expected))[expected == 0].all()
     return [size for sizes in dp.explain_batching().batches.values() for size in sizes]
-
-
-def known(reason: str, raises: Any = AssertionError) -> Any:
-    """A mark for what is to be repaired."""
-    return pytest.mark.xfail(strict=True, reason=reason, raises=raises)

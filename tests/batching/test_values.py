@@ -293,3 +293,15 @@ def test_a_write_into_the_result_does_not_change_what_was_kept() -> None:
     out = dp.batched(program, [1.0, 2.0])
     out += 10.0
     assert [h.tolist() for h in kept] == [[2, 2], [4, 4]]
+
+
+def test_leaves_that_come_and_go_for_long() -> None:
+    def program(n: float) -> Any:
+        one, total = double(ONE[:1]), 0.0
+        for k in range(3000):
+            leaf = dp.tensor(np.full(1 + k % 5, n, np.float32), requires_grad=True)
+            total += (leaf * one).sum().item()
+        return total
+
+    with dp.no_grad():
+        agree(program, [1.0])
