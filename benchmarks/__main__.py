@@ -13,7 +13,7 @@ from importlib import import_module
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-NAMES = ("engine", "all_reduce", "workers", "checkpoint", "scale", "ray_recovery", "ray_exchange")
+NAMES = ("engine", "all_reduce", "workers", "checkpoint", "scale", "ray_recovery", "ray_exchange", "batching")
 
 
 def main(argv: list[str]) -> None:

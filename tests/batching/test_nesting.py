@@ -237,7 +237,7 @@ def test_batched_where_many_stand_for_one_already_is_refused() -> None:
     def nested(x: Any) -> Any:
         return dp.batched(lambda n: x * n, [1.0, 2.0])
 
-    with pytest.raises(TypeError, match="dp.batched inside the body of a cell"):
+    with pytest.raises(TypeError, match=r"dp\.batched inside the body of a cell"):
         nested(np.ones(2, np.float32))
-    with pytest.raises(TypeError, match="dp.batched inside dp.vmap"):
+    with pytest.raises(TypeError, match=r"dp\.batched inside dp\.vmap"):
         dp.vmap(lambda x: dp.batched(lambda n: x * n, [1.0]))(np.ones((3, 2), np.float32))
