@@ -10,6 +10,10 @@ Two LSTMs read the letters, one from each end. A third one says the sounds, atte
 letter (Luong, Pham and Manning 2015, "general" score, with input feeding) until it says that it is done. All three are
 plain loops over one word, as long as the word is. Nothing is padded but the letters that are attended to, whose number
 is rounded up so that words of similar length can be computed together.
+
+A weighted finite-state transducer, Phonetisaurus, has 33.9 % of the test's words wrong (README of cmusphinx's
+g2p-seq2seq). The network has 41 % wrong after 3.7 of its 10 epochs, each about 5 minutes of one core, with the learning
+rate still near its highest.
 """
 
 from __future__ import annotations
