@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,7 @@ from ..pytree import described, flatten, unflatten
 from ..random import Stream, integer_argument
 from ..tape import INTERPRET, applying, mode
 from ..tensor import Tensor
-from .cell import in_body
-from .lazy import Lazy, Written
+from .lazy import Lazy, Written, body
 from .recorder import Recorder
 from .report import Report
 from .vectorize import Level, fallbacks
@@ -96,6 +96,8 @@ def batched(
         recorder = Recorder(max_batch)
         reports.append(recorder.report)
         looped = Counter(fallbacks)
+        collecting = gc.isenabled()
+        gc.disable()  # thousands of calls that are alive anyway make it look through all of them again and again
         try:
             results = _Examples(recorder, fun, chosen).run()
             recorder.flush(
@@ -105,6 +107,8 @@ def batched(
         finally:
             recorder.report.looped = Counter(fallbacks) - looped
             recorder.close()
+            if collecting:
+                gc.enable()
 
     if wave is None or _recording():
         result = part(0, len(examples))
@@ -119,7 +123,7 @@ def batched(
 
 def _refuse_inside() -> None:
     """Raise TypeError where many examples stand for one already."""
-    if in_body():
+    if body.running:
         raise TypeError(
             "dp.batched inside the body of a cell, which computes many calls at once as it is; call it outside"
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..random import Key
 from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
-from .lazy import Call, Lazy, Spec, Written
+from .lazy import Call, Lazy, Spec, Written, body
 from .recorder import Recorder, Signature, constant, kept
 
 P = ParamSpec("P")
@@ -42,8 +42,16 @@ class cell(Generic[P, R]):  # a decorator, and named as one
     Where no batch is being recorded, a call runs at once, as a batch of one. A cell that calls another one runs its
     body in place.
 
+    The body is tried on rows of zeros once for every new kind of arguments, to learn the form of its results. It must
+    keep the rows apart: no reduction over the first axis, and nothing that differs between examples by closure.
+
     Random numbers drawn in the body are those of the call, whatever batch it is in: the shape that is drawn has the
     batch in front.
+
+    Args:
+        fun: the body.
+        static: names of arguments that the body sees as they are, such as a number that is a width or an index; calls
+            that differ in one make batches of their own.
 
     Raises:
         TypeError: an argument that is neither a tensor, an array, a number nor hashable; a result that is no tensor.
@@ -59,9 +67,29 @@ class cell(Generic[P, R]):  # a decorator, and named as one
     tensor([6., 9.])
     """
 
-    def __init__(self, fun: Callable[P, R]) -> None:
+    @overload
+    def __new__(cls, fun: Callable[P, R], *, static: Sequence[str] = ()) -> cell[P, R]: ...
+
+    @overload
+    def __new__(  # type: ignore[misc]
+        cls, *, static: Sequence[str]
+    ) -> Callable[[Callable[P, R]], cell[P, R]]: ...
+
+    def __new__(
+        cls, fun: Any = None, *, static: Sequence[str] = ()
+    ) -> Any:  # `@cell(static=...)` has no fun yet
+        if fun is None:
+            return functools.partial(cls, static=static)
+        return super().__new__(cls)
+
+    def __init__(self, fun: Callable[P, R], *, static: Sequence[str] = ()) -> None:
         check_function(fun)
         self.fun = fun
+        self._parameters = inspect.signature(fun) if static else None
+        self._static = (static,) if isinstance(static, str) else tuple(static)
+        for name in self._static:
+            if self._parameters is None or name not in self._parameters.parameters:
+                raise ValueError(f"static must name arguments of {fun.__qualname__}, got {name!r}")
         functools.update_wrapper(self, fun)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -71,9 +99,11 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         return f"<cell {self.fun.__qualname__}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._static:
+            args, kwargs = self._marked(args, kwargs)  # type: ignore[assignment]
         recorder = mode.interpreter
         if mode.state != INTERPRET or type(recorder) is not Recorder:
-            return self.fun(*args, **kwargs) if _body.running else self._alone(args, kwargs)
+            return self._inside(args, kwargs) if body.running else self._alone(args, kwargs)  # type: ignore[no-any-return]
         values: list[Any] = []
         key = (self, mode.beneath, _signed(args, values), _signed(kwargs, values) if kwargs else None)
         try:
@@ -95,6 +125,20 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         structure = signature.structure
         return outs if structure is None else unflatten(structure, outs)  # type: ignore[return-value]
 
+    def _marked(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with those that are static marked as such."""
+        assert self._parameters is not None
+        bound = self._parameters.bind(*args, **kwargs)
+        for name in self._static:
+            if name in bound.arguments:
+                bound.arguments[name] = _Static(bound.arguments[name])
+        return bound.args, bound.kwargs
+
+    def _inside(self, args: Any, kwargs: Any) -> Any:
+        """The body of a cell that another one calls."""
+        plain = [x.value if type(x) is _Static else x for x in args]
+        return self.fun(*plain, **{k: x.value if type(x) is _Static else x for k, x in kwargs.items()})
+
     def _alone(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """A batch of one, with the random numbers of the next use of the current stream."""
         values: list[Any] = []
@@ -112,12 +156,12 @@ class cell(Generic[P, R]):  # a decorator, and named as one
     ) -> tuple[list[Any], Structure]:
         """The results of the body, and how they are nested; `inputs` take the places of the values in the arguments."""
         given, options = _filled(args, inputs), _filled(kwargs, inputs)
-        before, _body.running = _body.running, True
+        before, body.running = body.running, True
         try:
             with random.scope(draws):
                 return flatten(self.fun(*given, **options))
         finally:
-            _body.running = before
+            body.running = before
 
     def _check(self, out: Any, rows: int) -> None:
         if not isinstance(out, Tensor):
@@ -142,7 +186,10 @@ class cell(Generic[P, R]):  # a decorator, and named as one
                 for out in outs:
                     self._check(out, rows)
             except Exception as error:
-                error.add_note(f"in {self!r}, called by example {recorder.example} on {specs}")
+                error.add_note(
+                    f"in {self!r}, called by example {recorder.example} with {specs}; tried on {rows} rows of zeros, "
+                    "which are the first axis here"
+                )
                 raise
 
         def run(calls: Sequence[Call]) -> Sequence[Tensor]:
@@ -165,16 +212,13 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         )
 
 
-class _Body(threading.local):
-    running = False
+class _Static:
+    """An argument that the body sees as it is."""
 
+    __slots__ = ("value",)
 
-_body = _Body()
-
-
-def in_body() -> bool:
-    """Whether the body of a cell runs in this thread."""
-    return _body.running
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 def _signed(tree: Any, values: list[Any]) -> Any:
@@ -237,12 +281,15 @@ _signs: dict[type, Callable[[Any, list[Any]], Any]] = {
     int: _integer,
     float: _float,
     type(None): lambda none, values: None,
+    _Static: lambda it, values: (_Static, constant(it.value)),
 }
 
 
 def _filled(tree: Any, inputs: Iterator[Any]) -> Any:
     """An argument with other values in the places that `_signed` found."""
     kind = type(tree)
+    if kind is _Static:
+        return tree.value
     if isinstance(tree, (Tensor, np.ndarray, np.integer, np.floating)) or kind is int or kind is float:
         return next(inputs)
     if isinstance(tree, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,13 @@ class Spec:
 
 
 UNSEEN = -2
+
+
+class _Body(threading.local):
+    running = False
+
+
+body = _Body()  # whether the body of a cell runs in this thread
 
 
 class Call:
@@ -114,7 +122,16 @@ class Lazy(Tensor):
         return self.block.recorder if self.call is None else self.call.signature.recorder
 
     def computed(self) -> Lazy:
-        """This value as it is now, after computing it and what it needs."""
+        """This value as it is now, after computing it and what it needs.
+
+        Raises:
+            RuntimeError: the body of a cell asks for it, which runs for many examples.
+        """
+        if body.running and not self.recorder.closed:
+            raise RuntimeError(
+                "the body of a cell uses a value of an example that is not among its arguments: one body runs for many "
+                "examples, so give it what differs between them as an argument"
+            )
         if self.call is not None:
             self.recorder.compute(self)
         return self

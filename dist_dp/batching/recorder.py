@@ -88,6 +88,7 @@ class Recorder(Interpreter):
 
     Attributes:
         example: the index of the example that runs now.
+        closed: the `dp.batched` has ended.
         report: what was computed so far, and how.
         suspend: how an example waits for a value, if others can go on meanwhile.
     """
@@ -98,6 +99,7 @@ class Recorder(Interpreter):
         super().__init__()
         self.max_batch = max_batch
         self.example = 0
+        self.closed = False
         self.report = Report()
         self.suspend: Callable[[Lazy], bool] = lambda value: False
         self.signatures: dict[Any, Signature] = {}
@@ -202,6 +204,7 @@ class Recorder(Interpreter):
         self.signatures.clear()
         self._shared.clear()
         self._blocks.clear()
+        self.closed = True
 
     # --- computing ------------------------------------------------------------------------------------------------
 
@@ -237,7 +240,8 @@ class Recorder(Interpreter):
             if result.shape != (len(calls), *spec.shape) or result.dtype != spec.dtype:
                 raise RuntimeError(
                     f"{signature.name} gave {result.dtype} {result.shape} for {len(calls)} calls, and {spec!r} for "
-                    "each when it was tried on zeros: the form of a result may not depend on values"
+                    "each when it was tried on zeros: the form of a result may depend neither on values nor on the "
+                    "number of calls"
                 )
             block = self._block(spec, result.node is not None)
             row = block.append(result)
@@ -322,7 +326,9 @@ def kept(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def constant(x: Any) -> Any:
-    """A number as part of a signature: 1, 1.0 and True differ, so do 0.0 and -0.0, and a NaN equals itself."""
+    """A constant as part of a signature: 1, 1.0 and True differ, so do 0.0 and -0.0, and a NaN equals itself."""
+    if not isinstance(x, (int, float, complex)):
+        return (type(x), x)
     return (type(x), x) if type(x) is not complex and x == x and x != 0 else (type(x), repr(x))
 
 

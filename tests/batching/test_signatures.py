@@ -330,3 +330,45 @@ def test_operations_of_different_examples_are_one_batch() -> None:
     for op in (ops.softmax, ops.cumsum, ops.sort, ops.logsumexp, ops.argmax, ops.prod, ops.std, ops.median):
         sizes = agree(lambda i, op=op: op(double(X[i]), 0), range(3))
         assert set(sizes) == {3}, op
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_static_arguments_are_seen_as_they_are(enabled: bool) -> None:
+    @dp.cell(static=["width"])
+    def widened(x: Any, width: int = 1) -> Any:
+        assert type(width) is int
+        return ops.concatenate([x] * width, 1).sum(1)
+
+    @dp.cell
+    def outer(x: Any) -> Any:
+        return widened(x, 3)
+
+    out = dp.batched(lambda n: widened(ONE, n) + widened(ONE, width=n), [1, 3, 1], enabled=enabled)
+    assert out.tolist() == [4.0, 12.0, 4.0]
+    assert dp.batched(lambda n: outer(ONE * n), [1.0, 2.0], enabled=enabled).tolist() == [6.0, 12.0]
+
+
+def test_static_names_must_be_arguments() -> None:
+    with pytest.raises(ValueError, match="static must name arguments of .*, got 'width'"):
+        dp.cell(lambda x: x, static=["width"])
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["computed", "pending"])
+def test_a_body_takes_what_differs_between_examples_as_an_argument(read: bool) -> None:
+    """A value of one example that reached the body by closure would be that of all others too."""
+
+    def program(n: float) -> Any:
+        h = double(ONE * np.float32(n))
+        if read:
+            h.sum().item()
+
+        @dp.cell
+        def step(x: Any) -> Any:
+            return x + h
+
+        return step(ONE)
+
+    for _ in range(2):  # and nothing is left behind
+        with pytest.raises(RuntimeError, match="give it what differs between them as an argument"):
+            dp.batched(program, [1.0, 2.0])
+    assert dp.batched(lambda n: double(ONE * n), [1.0]).tolist() == [[2.0, 2.0]]
