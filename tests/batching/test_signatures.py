@@ -23,6 +23,9 @@ NAN = float("nan")
 X = np.array([[0.5, -1.0], [2.0, 0.25], [-0.5, 3.0]])
 
 
+ONE = np.ones(2, np.float32)
+
+
 @dp.cell
 def double(x: Any) -> Any:
     return x * 2.0
@@ -349,7 +352,7 @@ def test_static_arguments_are_seen_as_they_are(enabled: bool) -> None:
 
 
 def test_static_names_must_be_arguments() -> None:
-    with pytest.raises(ValueError, match="static must name arguments of .*, got 'width'"):
+    with pytest.raises(ValueError, match=r"static must name arguments of .*, got 'width'"):
         dp.cell(lambda x: x, static=["width"])
 
 
