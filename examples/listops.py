@@ -12,7 +12,8 @@ and the bracket at the end. The step is a binary Tree-LSTM of 128 units. Publish
 here: 99.2 % without SM after 8 epochs, 97.3 % with it after 20, half a minute of processor time each.
 
 With `--cell rntn` the step is that of the recursive neural tensor network (Socher et al., "Recursive deep models for
-semantic compositionality over a sentiment treebank", EMNLP 2013) with 32 units. RNTN
+semantic compositionality over a sentiment treebank", EMNLP 2013) with 32 units: 94.8 %
+without SM after 8 epochs.
 """
 
 from __future__ import annotations
