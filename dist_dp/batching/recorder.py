@@ -113,6 +113,7 @@ class Recorder(Interpreter):
         key: list[Any] = [op, mode.beneath]
         values: list[Any] = []
         recorded = shared = False
+        floating = None
         for x in inputs:
             kind = type(x)
             if kind is Written:
@@ -121,6 +122,7 @@ class Recorder(Interpreter):
                 key.append(x.spec)
                 values.append(x)
                 recorded = True
+                floating = x.spec.dtype if x.spec.dtype.kind == "f" else floating
             elif kind is np.ndarray or (isinstance(x, Tensor) and x.node is None and kind is not Batched):
                 array = kept(x if kind is np.ndarray else x.data)
                 key.append((_DATA, array.shape, array.dtype))
@@ -136,7 +138,11 @@ class Recorder(Interpreter):
             return self._at_once(op, inputs, params, key) if shared else self._now(op, inputs, params)
         if op.name == "nonzero":  # how many there are depends on the values
             return self._now(op, [x.computed() if type(x) is Lazy else x for x in inputs], params)
-        signature = self._signature(key, params, op, values)
+        if op.broadcasts and floating is not None:  # a number is data as well, of the dtype of what it meets
+            for i, value in enumerate(values):
+                if type(value) is float or type(value) is int:
+                    key[i + 2] = _NUMBER
+        signature = self._signature(key, params, op, values, floating)
         outs = self.note(signature, values, *_caller(sys._getframe(1)))
         return outs[0] if signature.single else outs
 
@@ -181,7 +187,9 @@ class Recorder(Interpreter):
             else Tensor._of(out.data, out.node)
         )
 
-    def _signature(self, key: list[Any], params: tuple[Any, ...], op: Op, values: list[Any]) -> Signature:
+    def _signature(
+        self, key: list[Any], params: tuple[Any, ...], op: Op, values: list[Any], floating: Any
+    ) -> Signature:
         if params:
             kinds = tuple([type(p) for p in params])
             key.append(_frozen(params) if float in kinds or tuple in kinds else params)
@@ -195,7 +203,7 @@ class Recorder(Interpreter):
             found = self.signatures.get(known)
         if found is None:
             specs, several = _results(op, values, params)
-            run = _operation(self, op, params, values)
+            run = _operation(self, op, params, values, floating)
             found = self.signatures[known] = Signature(self, op.name, run, specs, not several)
         return found
 
@@ -314,7 +322,8 @@ class Recorder(Interpreter):
 
 # --- what a signature is made of --------------------------------------------------------------------------------------
 
-_DATA, _SHARED = "data", "shared"
+_DATA, _SHARED, _NUMBER = "data", "shared", "number"
+_NUMBERS = (float, int)
 
 # Arrays of up to so many bytes are copied when a call takes them, so that the user may write into them afterwards.
 SMALL = 1 << 14
@@ -366,7 +375,7 @@ def _results(op: Op, values: Sequence[Any], params: tuple[Any, ...]) -> tuple[tu
 
 
 def _operation(
-    recorder: Recorder, op: Op, params: tuple[Any, ...], like: Sequence[Any]
+    recorder: Recorder, op: Op, params: tuple[Any, ...], like: Sequence[Any], floating: Any
 ) -> Callable[[Sequence[Call]], Sequence[Tensor]]:
     """How a batch of one operation is computed: by its batch rule."""
     kinds = [type(v) for v in like]
@@ -382,6 +391,9 @@ def _operation(
             elif kind is np.ndarray and any(call.values[j] is not first for call in calls):
                 stacked = np.stack([call.values[j] for call in calls])
                 inputs.append(Batched(level, Tensor._of(stacked, None)))
+            elif kind in _NUMBERS and len({constant(call.values[j]) for call in calls}) > 1:
+                numbers = np.array([call.values[j] for call in calls], floating)
+                inputs.append(Batched(level, Tensor._of(numbers, None)))
             else:
                 inputs.append(first)
         if not any(isinstance(x, Batched) for x in inputs):
