@@ -131,7 +131,7 @@ def _sweep(
     inspect = mode.inspect
     owned: set[Target] = set()  # gradients summed into an array of our own, which may be added to in place
     compact: dict[Target, list[Compact]] = {}  # those of leaves that are not written out yet
-    touched: dict[Target, Any] = {}  # of the gradients of blocks: which rows somebody added to
+    touched: dict[Any, Any] = {}  # of the gradients of blocks and of batches: which rows have anything to say
     order: list[Any] = sorted([n for n in uses if n.op is not None], key=_seq)
     node: Any = None
     try:
@@ -245,23 +245,30 @@ def _run_hooks(hooks: Sequence[Hook], g: Any) -> Any:
 
 def _into_slot(node: Node, g: Any, grads: dict[Target, Any]) -> None:
     """Put the gradient of one output among those of its operation, where the joint rule finds them together."""
-    (common,) = node.parents
-    slots = grads.setdefault(common, [None] * len(common.shape))
     if g is not None:  # a sweep that is itself differentiated has read the output under a node of its own
+        (common,) = node.parents
+        slots = grads.setdefault(common, [None] * len(common.shape))
         i = node.params[0]
         slots[i] = g if slots[i] is None else slots[i] + g
 
 
-def _touch(block: Node, gather: Node, touched: dict[Target, Any]) -> None:
-    """Note the rows of a block that a gather took: its gradient has something to say of these alone."""
+def _touch(block: Node, gather: Node, touched: dict[Any, Any]) -> None:
+    """Note the rows of a block that a gather took for rows that have a gradient: the others have none through it."""
+    assert gather.saved is not None
+    places = gather.params[0] if gather.op.name == "part" else gather.saved[0][0]
     if block not in touched:
         touched[block] = np.zeros(block.shape[0], np.bool_)
-    assert gather.saved is not None
-    touched[block][gather.params[0] if gather.op.name == "part" else gather.saved[0][0]] = True
+    active = touched.get(gather.params[1]) if len(gather.params) > 1 else None
+    if active is None or active.all():
+        touched[block][places] = True
+    elif isinstance(places, slice):
+        touched[block][places] |= active
+    else:
+        touched[block][places[active]] = True
 
 
 def _shared_out(
-    node: Node, g: Any, grads: dict[Target, Any], owned: set[Target], touched: dict[Target, Any]
+    node: Node, g: Any, grads: dict[Target, Any], owned: set[Target], touched: dict[Any, Any]
 ) -> None:
     """Hand the gradient of a block on: its beginning to the block as it was, its end to the rows appended.
 
@@ -272,13 +279,16 @@ def _shared_out(
     rows = touched.pop(node, None)
     if g is None or rows is None:
         return
-    start = node.params[0]
+    start, batch = node.params
     before, new = node.parents
-    if before is not None and rows[:start].any():
+    if before is not None and (
+        node in owned or rows[:start].any()
+    ):  # our array: earlier gathers go on adding to it
         _hand(before, g[:start], node, grads, owned)
-        touched[before] = touched[before] | rows[:start] if before in touched else rows[:start]
+        touched[before] = rows[:start]
     if new is not None and rows[start:].any():
         _hand(new, g[start:], node, grads, owned)
+        touched[batch] = rows[start:] | touched[batch] if batch in touched else rows[start:]
 
 
 def _hand(parent: Target, part: Any, node: Node, grads: dict[Target, Any], owned: set[Target]) -> None:

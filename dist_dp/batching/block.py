@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ops.along import pick
-from ..ops.core import append, apply, unary
+from ..ops.core import append
 from ..ops.views import part
 from ..tape import Node, is_grad_enabled
 from ..tensor import Tensor
@@ -44,8 +44,12 @@ class Block:
         self._memory = np.empty((FIRST, *shape), dtype)
         self.rows = Tensor._of(self._memory[:0], None)
 
-    def append(self, new: Tensor) -> int:
-        """Add rows (n, *shape) at the end; returns the place of the first."""
+    def append(self, new: Tensor, batch: object) -> int:
+        """Add rows (n, *shape) at the end; returns the place of the first.
+
+        Row i was made of row i of everything that was taken for the same `batch`: so a backward sweep that finds some
+        of the new rows without a gradient knows which of those have none.
+        """
         old = self.rows
         start = len(old.data)
         stop = start + len(new.data)
@@ -56,17 +60,28 @@ class Block:
         self._memory[start:stop] = new.data
         data = self._memory[:stop]
         node = None
-        if (old.node is not None or new.node is not None) and is_grad_enabled():
-            node = Node(append, (old.node, new.node), (), (start,), data.shape)
+        if (
+            old.node is not None or new.node is not None
+        ):  # under no_grad too: the older rows have their gradient
+            node = Node(append, (old.node, new.node), (), (start, batch), data.shape)
         self.rows = Tensor._of(data, node)
         return start
 
-    def take(self, places: Sequence[int]) -> Tensor:
+    def take(self, places: Sequence[int], batch: object) -> Tensor:
         """The rows at these places, (n, *shape): a view where they lie side by side in this order, else one gather."""
-        first, n = places[0], len(places)
+        first, n, rows = places[0], len(places), self.rows
+        node = None
         if places[-1] - first == n - 1 and (n < 3 or _ascending(places)):
-            return unary(part, self.rows, (slice(first, first + n),))
-        return apply(pick, (self.rows, np.array(places)), (0,))  # type: ignore[no-any-return]
+            at = slice(first, first + n)
+            data = rows.data[at]
+            if rows.node is not None and is_grad_enabled():
+                node = Node(part, (rows.node,), ((at, rows.shape),), (at, batch), data.shape)
+        else:
+            index = np.array(places)
+            data = rows.data.take(index, 0)
+            if rows.node is not None and is_grad_enabled():
+                node = Node(pick, (rows.node, None), ((index, 0, rows.shape), None), (0, batch), data.shape)
+        return Tensor._of(data, node)
 
 
 def _ascending(places: Sequence[int]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import inspect
 import itertools
@@ -21,7 +23,7 @@ from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
 from .lazy import Call, Lazy, Spec, Written, body
-from .recorder import Recorder, Signature, constant, kept
+from .recorder import Recorder, Signature, constant, frozen, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,8 +107,8 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         if mode.state != INTERPRET or type(recorder) is not Recorder:
             return self._inside(args, kwargs) if body.running else self._alone(args, kwargs)  # type: ignore[no-any-return]
         values: list[Any] = []
-        key = (self, mode.beneath, _signed(args, values), _signed(kwargs, values) if kwargs else None)
         try:
+            key = (self, mode.beneath, _signed(args, values), _signed(kwargs, values) if kwargs else None)
             signature: Any = recorder.signatures.get(key)
         except TypeError as error:
             raise TypeError(
@@ -262,9 +264,17 @@ def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
         return lambda tree, values: (dict, *[(type(k), k, _signed(v, values)) for k, v in tree.items()])
     if kind is complex:
         return lambda number, values: constant(number)
-    if kind.__hash__ is object.__hash__ and kind.__eq__ is object.__eq__:
-        return lambda it, values: it  # a module: equal to itself alone
-    return lambda it, values: (kind, it)
+    if kind.__hash__ is None:
+        raise TypeError(f"unhashable type: {kind.__name__!r}")
+    if kind in (str, bytes, bool) or issubclass(kind, (type, enum.Enum, np.generic)):
+        return lambda it, values: (kind, it)
+    if (
+        dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__
+    ):  # field by field, down to their types
+        names = [field.name for field in dataclasses.fields(kind)]
+        return lambda it, values: (kind, *[frozen(getattr(it, name)) for name in names])
+    # A module and other objects are the same if they are one. (The signature keeps it, so its address stays its own.)
+    return lambda it, values: (kind, id(it))
 
 
 def _integer(x: int, values: list[Any]) -> Spec:

@@ -178,6 +178,12 @@ class Lazy(Tensor):
     def detach(self) -> Tensor:
         return apply(detached, (self,))  # type: ignore[no-any-return]
 
+    def register_hook(self, hook: Any) -> Any:
+        raise TypeError(
+            "register_hook() on a value inside dp.batched, whose gradient is part of a batch: register it in the body "
+            "of the cell, or on what dp.batched returns"
+        )
+
     # Writes are always made on a new value here, which this one then is.
 
     def _records_write(self, value: Any) -> bool:

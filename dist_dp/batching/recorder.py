@@ -11,7 +11,7 @@ waits, and will make a larger batch later. `schedule.batches` says in which orde
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ import numpy as np
 from .. import ops
 from ..ops.core import Op, apply
 from ..pytree import Structure
-from ..tape import OFF, Interpreter, applying, at_once, mode, no_grad
+from ..tape import OFF, Interpreter, applying, at_once, enable_grad, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
 from .lazy import UNSEEN, Call, Lazy, Spec, Written
 from .report import Report
-from .schedule import batches, needed
+from .schedule import batches, forget, needed
 from .vectorize import Batched, Level, whole
 
 _new_lazy = Lazy.__new__
 _new_call = Call.__new__
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 
 class Signature:
@@ -103,6 +103,7 @@ class Recorder(Interpreter):
         self.report = Report()
         self.suspend: Callable[[Lazy], bool] = lambda value: False
         self.signatures: dict[Any, Signature] = {}
+        self._batch: object = None  # that is computed now
         self._blocks: dict[tuple[Spec, bool], Block] = {}
         self._shared: dict[Any, Any] = {}  # results that are the same for all examples
 
@@ -173,7 +174,7 @@ class Recorder(Interpreter):
 
     def _at_once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
         """An operation on what all examples share, such as the transpose of a weight, is computed once."""
-        key.append(_frozen(params))
+        key.append(frozen(params))
         known = tuple(key)
         if known not in self._shared:
             self._shared[known] = (
@@ -192,13 +193,13 @@ class Recorder(Interpreter):
     ) -> Signature:
         if params:
             kinds = tuple([type(p) for p in params])
-            key.append(_frozen(params) if float in kinds or tuple in kinds else params)
+            key.append(frozen(params) if float in kinds or tuple in kinds else params)
             key.append(kinds)
         known: Any = tuple(key)
         try:
             found = self.signatures.get(known)
         except TypeError:  # slices and arrays cannot be hashed
-            key[-2] = _frozen(params)
+            key[-2] = frozen(params)
             known = tuple(key)
             found = self.signatures.get(known)
         if found is None:
@@ -232,17 +233,18 @@ class Recorder(Interpreter):
                 for signature, batch in batches(calls, self.max_batch):
                     self._run(signature, batch)
         except BaseException:
-            for call in calls:  # whoever reads one of these values later has it computed, or fails again
-                call.signature.ready = []
-                call.waits = UNSEEN
+            forget(calls)
             raise
 
     def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
+        outer, self._batch = self._batch, object()
         try:
-            with no_grad() if signature.constant else contextlib.nullcontext():
+            with no_grad() if signature.constant else enable_grad():
                 results = signature.run(calls)
         except Exception as error:
             raise self._located(signature, calls, error) from error.__cause__
+        finally:
+            batch, self._batch = self._batch, outer
         self.report.add(signature.name, len(calls))
         for i, (spec, result) in enumerate(zip(signature.specs, results, strict=True)):
             if result.shape != (len(calls), *spec.shape) or result.dtype != spec.dtype:
@@ -252,7 +254,7 @@ class Recorder(Interpreter):
                     "number of calls"
                 )
             block = self._block(spec, result.node is not None)
-            row = block.append(result)
+            row = block.append(result, batch)
             for call in calls:
                 out = call.outs[i]
                 out.call, out.block, out.row = None, block, row
@@ -267,35 +269,50 @@ class Recorder(Interpreter):
 
     def column(self, values: Sequence[Any], spec: Spec) -> Tensor:
         """One input of all calls of a batch, with the calls on its first axis."""
-        lazy = [v for v in values if type(v) is Lazy]
-        if not lazy:
-            if any(isinstance(v, Tensor) and v.node is not None for v in values):
-                return ops.stack([_tensor(v, spec) for v in values])
-            return Tensor._of(np.stack([_tensor(v, spec).data for v in values]), None)
-        if len(lazy) < len(values):
-            others = {id(v): self.held(_tensor(v, spec)) for v in values if type(v) is not Lazy}
-            lazy = [v if type(v) is Lazy else others[id(v)] for v in values]
-        blocks = {v.block for v in lazy}
-        if len(blocks) > 1 or lazy[0].block.recorder is not self:
-            carries = any(block.rows.node is not None for block in blocks)
-            own = self._block(spec, carries)
-            lazy = [v if v.block is own else self._copied(v, own) for v in lazy]
-        return lazy[0].block.take([v.row for v in lazy])
+        groups: dict[
+            Block | None, list[int]
+        ] = {}  # which of the values stand in which block; None: in none yet
+        for i, value in enumerate(values):
+            groups.setdefault(value.block if type(value) is Lazy else None, []).append(i)
+        if len(groups) == 1:
+            (block,) = groups
+            if block is None:
+                return _stack(values, spec)
+            if block.recorder is self:
+                return block.take([value.row for value in values], self._batch)
+        # Of several blocks, such as computed states beside a first one of zeros: copied into one, which has a gradient
+        # if any of them has.
+        carries = any(
+            block.rows.node is not None
+            if block is not None
+            else any(isinstance(values[i], Tensor) and values[i].node is not None for i in its)
+            for block, its in groups.items()
+        )
+        own = self._block(spec, carries)
+        rows = [0] * len(values)
+        for block, its in groups.items():
+            if block is own:
+                places: Iterable[int] = [values[i].row for i in its]
+            else:
+                chosen, copied = [values[i] for i in its], object()
+                start = own.append(
+                    _stack(chosen, spec)
+                    if block is None
+                    else block.take([value.row for value in chosen], copied),
+                    copied,
+                )
+                places = range(start, start + len(its))
+            for i, row in zip(its, places, strict=True):
+                rows[i] = row
+        return own.take(rows, self._batch)
 
     def held(self, x: Tensor) -> Lazy:
         """A tensor as a row of a block."""
         value = _new_lazy(Lazy)
         value.spec, value.call = Spec(x.shape, x.dtype), None
         value.block = self._block(value.spec, x.node is not None)
-        value.row = value.block.append(ops.reshape(x, (1, *x.shape)))
+        value.row = value.block.append(ops.reshape(x, (1, *x.shape)), object())
         return value
-
-    def _copied(self, value: Lazy, block: Block) -> Lazy:
-        """A copy of a row among those of another block: of one without gradient, or of another `dp.batched`."""
-        copy = _new_lazy(Lazy)
-        copy.spec, copy.call, copy.block = value.spec, None, block
-        copy.row = block.append(ops.reshape(Tensor._of(value.data, value.node), (1, *value.shape)))
-        return copy
 
     def _located(self, signature: Signature, calls: Sequence[Call], error: Exception) -> Exception:
         """The error with the example that causes it: the first whose call fails alone."""
@@ -341,21 +358,28 @@ def constant(x: Any) -> Any:
     return (type(x), x) if type(x) is not complex and x == x and x != 0 else (type(x), repr(x))
 
 
-def _frozen(x: Any) -> Any:
+def frozen(x: Any) -> Any:
     """Parameters of an operation, as something that can be compared and hashed."""
     if isinstance(x, (tuple, list)):
-        return (type(x), *map(_frozen, x))
+        return (type(x), *map(frozen, x))
     if isinstance(x, slice):
         return (slice, x.start, x.stop, x.step)
     if isinstance(x, np.ndarray):
         return (np.ndarray, x.shape, x.dtype, x.tobytes())
     if isinstance(x, dict):
-        return (dict, *((k, _frozen(v)) for k, v in x.items()))
+        return (dict, *((k, frozen(v)) for k, v in x.items()))
     return constant(x) if isinstance(x, (int, float, complex)) else (type(x), x)
 
 
-def _tensor(value: Any, spec: Spec) -> Tensor:
-    return value if isinstance(value, Tensor) else Tensor._of(np.asarray(value, spec.dtype), None)
+def _stack(values: Sequence[Any], spec: Spec) -> Tensor:
+    """Tensors, arrays and numbers of one form, one after another."""
+    if any(isinstance(v, Tensor) and v.node is not None for v in values):
+        return ops.stack(
+            [v if isinstance(v, Tensor) else Tensor._of(np.asarray(v, spec.dtype), None) for v in values]
+        )
+    return Tensor._of(
+        np.stack([v.data if isinstance(v, Tensor) else np.asarray(v, spec.dtype) for v in values]), None
+    )
 
 
 def _results(op: Op, values: Sequence[Any], params: tuple[Any, ...]) -> tuple[tuple[Spec, ...], bool]:

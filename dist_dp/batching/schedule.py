@@ -35,7 +35,11 @@ def needed(wanted: Iterable[Lazy], recorder: Recorder | None = None) -> list[Cal
         call = stack[-1]
         if call.waits == UNSEEN:
             if recorder is not None and call.signature.recorder is not recorder:
-                call.signature.recorder.flush(call.outs)
+                try:
+                    call.signature.recorder.flush(call.outs)
+                except BaseException:
+                    forget([*found, *stack])
+                    raise
                 stack.pop()
                 continue
             call.waits = SEEN
@@ -55,6 +59,14 @@ def needed(wanted: Iterable[Lazy], recorder: Recorder | None = None) -> list[Cal
             _place(call)
             found.append(call)
     return found
+
+
+def forget(calls: Iterable[Call]) -> None:
+    """Leave calls as if nobody had asked for them: whoever does later has them computed, or fails again."""
+    for call in calls:
+        call.waits = UNSEEN
+        call.signature.ready = []
+        call.signature.total = call.signature.count = 0
 
 
 def _place(call: Call) -> None:

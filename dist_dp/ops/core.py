@@ -401,7 +401,7 @@ output = Op("output", lambda *_: None, params="index")
 
 # The node behind a block of rows (`batching.block`) that grew: its parents are the block as it was, of `start` rows,
 # and the new rows behind them. The sweeps treat it by name too.
-append = Op("append", lambda *_: None, "block new", params="start")
+append = Op("append", lambda *_: None, "block new", params="start batch")
 
 
 def same(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
