@@ -104,6 +104,7 @@ class Recorder(Interpreter):
         self.suspend: Callable[[Lazy], bool] = lambda value: False
         self.signatures: dict[Any, Signature] = {}
         self._batch: object = None  # that is computed now
+        self._parameters: dict[Any, Lazy] = {}  # by their nodes
         self._blocks: dict[tuple[Spec, bool], Block] = {}
         self._shared: dict[Any, Any] = {}  # results that are the same for all examples
 
@@ -213,6 +214,7 @@ class Recorder(Interpreter):
         self.signatures.clear()
         self._shared.clear()
         self._blocks.clear()
+        self._parameters.clear()
         self.closed = True
 
     # --- computing ------------------------------------------------------------------------------------------------
@@ -269,9 +271,11 @@ class Recorder(Interpreter):
 
     def column(self, values: Sequence[Any], spec: Spec) -> Tensor:
         """One input of all calls of a batch, with the calls on its first axis."""
-        groups: dict[
-            Block | None, list[int]
-        ] = {}  # which of the values stand in which block; None: in none yet
+        values = [
+            self._parameter(v) if type(v) is not Lazy and isinstance(v, Tensor) and v.node is not None else v
+            for v in values
+        ]
+        groups: dict[Block | None, list[int]] = {}  # which of them stand in which block; None: in none
         for i, value in enumerate(values):
             groups.setdefault(value.block if type(value) is Lazy else None, []).append(i)
         if len(groups) == 1:
@@ -282,13 +286,7 @@ class Recorder(Interpreter):
                 return block.take([value.row for value in values], self._batch)
         # Of several blocks, such as computed states beside a first one of zeros: copied into one, which has a gradient
         # if any of them has.
-        carries = any(
-            block.rows.node is not None
-            if block is not None
-            else any(isinstance(values[i], Tensor) and values[i].node is not None for i in its)
-            for block, its in groups.items()
-        )
-        own = self._block(spec, carries)
+        own = self._block(spec, any(block is not None and block.rows.node is not None for block in groups))
         rows = [0] * len(values)
         for block, its in groups.items():
             if block is own:
@@ -305,6 +303,13 @@ class Recorder(Interpreter):
             for i, row in zip(its, places, strict=True):
                 rows[i] = row
         return own.take(rows, self._batch)
+
+    def _parameter(self, x: Tensor) -> Lazy:
+        """A parameter, or another tensor that carries a gradient, as one row that all calls take."""
+        if x.node not in self._parameters:
+            with enable_grad():  # calls that come later may want its gradient
+                self._parameters[x.node] = self.held(x)
+        return self._parameters[x.node]
 
     def held(self, x: Tensor) -> Lazy:
         """A tensor as a row of a block."""
@@ -372,11 +377,9 @@ def frozen(x: Any) -> Any:
 
 
 def _stack(values: Sequence[Any], spec: Spec) -> Tensor:
-    """Tensors, arrays and numbers of one form, one after another."""
-    if any(isinstance(v, Tensor) and v.node is not None for v in values):
-        return ops.stack(
-            [v if isinstance(v, Tensor) else Tensor._of(np.asarray(v, spec.dtype), None) for v in values]
-        )
+    """Arrays and numbers of one form, one after another."""
+    if spec.shape == () and not any(isinstance(v, Tensor) for v in values):
+        return Tensor._of(np.array(values, spec.dtype), None)
     return Tensor._of(
         np.stack([v.data if isinstance(v, Tensor) else np.asarray(v, spec.dtype) for v in values]), None
     )
