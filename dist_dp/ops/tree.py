@@ -6,6 +6,7 @@ operation costs its overhead and little else. Composed of elementary operations 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,19 +28,30 @@ def _matrix(x: Array) -> Array:
     return x[None] if x.ndim == 1 else x
 
 
+@functools.cache
+def _gate_vectors(hidden: int, dtype: Any) -> tuple[Array, Array, Array]:
+    """For the gates i, f_left, f_right, o and u: (0.5, ..., 0.5, 1), (0.5, ..., 0.5, 0) and (0, ..., 0, 1)."""
+    e = np.repeat(np.array([0, 0, 0, 0, 1], dtype), hidden)
+    return (e + 1) / 2, (1 - e) / 2, e
+
+
 def _forward(*xs_and_sides: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """(h, c), and for the rules the activated gates and tanh(c)."""
     *xs, sides = xs_and_sides
-    gates = xs[0].copy()
-    for k in range(len(sides)):
-        gates += np.dot(xs[3 * k + 1], xs[3 * k + 3].T)
+    if sides:
+        gates = np.dot(xs[1], xs[3].T)
+        for k in range(1, len(sides)):
+            gates += np.dot(xs[3 * k + 1], xs[3 * k + 3].T)
+        gates += xs[0]
+    else:
+        gates = xs[0].copy()
     n = gates.shape[-1] // 5
-    squashed = gates[..., : 4 * n]
+    half, rest, _ = _gate_vectors(n, gates.dtype)
     # One tanh for all five gates: sigmoid(x) = (1 + tanh(x / 2)) / 2.
-    squashed *= 0.5
+    gates *= half
     np.tanh(gates, gates)
-    squashed *= 0.5
-    squashed += 0.5
+    gates *= half
+    gates += rest
     c = gates[..., :n] * gates[..., 4 * n :]
     for k, side in enumerate(sides):
         c += gates[..., (1 + side) * n : (2 + side) * n] * xs[3 * k + 2]
@@ -51,26 +63,22 @@ def _joint(g: Any, need: Sequence[bool], xs: Any, sides: tuple[int, ...], residu
     gates, tanh_c = residuals
     gh, gc = g
     n = tanh_c.shape[-1]
-    squashed = gates[..., : 4 * n]
-    o, cell = gates[..., 3 * n : 4 * n], gates[..., 4 * n :]
+    _, _, e = _gate_vectors(n, gates.dtype)
     dc = tanh_c * tanh_c
     np.subtract(1, dc, dc)
-    dc *= o
+    dc *= gates[..., 3 * n : 4 * n]
     dc *= gh
     dc += gc
     d = np.zeros_like(gates) if len(sides) < 2 else np.empty_like(gates)
-    np.multiply(dc, cell, d[..., :n])
+    np.multiply(dc, gates[..., 4 * n :], d[..., :n])
     for k, side in enumerate(sides):
         np.multiply(dc, xs[3 * k + 2], d[..., (1 + side) * n : (2 + side) * n])
     np.multiply(gh, tanh_c, d[..., 3 * n : 4 * n])
-    slope = 1 - squashed
-    slope *= squashed
-    d[..., : 4 * n] *= slope
-    last = d[..., 4 * n :]
-    np.multiply(cell, cell, last)
-    np.subtract(1, last, last)
-    last *= dc
-    last *= gates[..., :n]
+    np.multiply(dc, gates[..., :n], d[..., 4 * n :])
+    slope = gates + e  # s (1 - s) of a sigmoid, (u + 1) (1 - u) of a tanh
+    d *= slope
+    np.subtract(1, gates, slope)
+    d *= slope
     out: list[Any] = [d if need[0] else None]
     for k, side in enumerate(sides):
         h, _, weight = xs[3 * k + 1 : 3 * k + 4]
