@@ -106,6 +106,7 @@ def batched(
             return _stacked(results, recorder)
         finally:
             recorder.report.looped = Counter(fallbacks) - looped
+            recorder.report.kinds = Counter(signature.name for signature in recorder.signatures.values())
             recorder.close()
             if collecting:
                 gc.enable()
@@ -163,8 +164,8 @@ def explain_batching() -> Report:
     >>> w = dp.tensor(2.0, requires_grad=True)
     >>> _ = dp.batched(lambda x: dp.tensor(x) * w, [1.0, 2.0])
     >>> print(dp.explain_batching())
-    2 calls in 1 batches, 1 flushes
-      multiply        2 calls       1 batches       2.0 on average       2 at most
+    2 calls in 1 batch; values were asked for once
+      multiply        2 calls of 1 kind   in       1 batch,      2.0 on average,      2 at most
     """
     if _last.report is None:
         raise RuntimeError("explain_batching() before the first dp.batched of this thread")
