@@ -16,7 +16,7 @@ from .. import ops, random
 from ..arguments import check_function
 from ..opaque import checkpoint
 from ..ops.core import as_array
-from ..pytree import described, flatten, unflatten
+from ..pytree import Structure, described, flatten, unflatten
 from ..random import Stream, integer_argument
 from ..tape import INTERPRET, applying, mode
 from ..tensor import Tensor
@@ -115,7 +115,7 @@ def batched(
         result = part(0, len(examples))
     else:
         starts = range(0, len(examples), wave)
-        parts = [checkpoint(part)(start, min(start + wave, len(examples))) for start in starts]
+        parts = {start: checkpoint(part)(start, min(start + wave, len(examples))) for start in starts}
         result = _joined(parts)
     if reports:
         _last.report = sum(reports[1:], reports[0])
@@ -141,17 +141,10 @@ def _recording() -> bool:
     return mode.state == INTERPRET and type(mode.interpreter) is Recorder
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    """The results of all waves, one after another."""
-    flat = [flatten(part) for part in parts]
-    for i, (_, its) in enumerate(flat):
-        if its != flat[0][1]:
-            raise ValueError(
-                f"fun must return results of one form for all examples, got {described(flat[0][1])} in wave 0 and "
-                f"{described(its)} in wave {i}"
-            )
-    columns = zip(*[leaves for leaves, _ in flat], strict=True)
-    return unflatten(flat[0][1], [ops.concatenate(list(column)) for column in columns])
+def _joined(parts: Mapping[int, Any]) -> Any:
+    """The results of all waves, by their first examples, one after another."""
+    structure, columns = _columns(parts)
+    return unflatten(structure, [ops.concatenate(list(column.values())) for column in columns])
 
 
 def explain_batching() -> Report:
@@ -264,6 +257,12 @@ class _State:
 
 def _stacked(results: Mapping[int, Any], recorder: Recorder | None = None) -> Any:
     """The results of all examples as one nesting of tensors, with the examples on the first axis."""
+    structure, columns = _columns(results)
+    return unflatten(structure, [_column(column, recorder) for column in columns])
+
+
+def _columns(results: Mapping[int, Any]) -> tuple[Structure, list[dict[int, Any]]]:
+    """The nesting that all results have, and for every leaf of it what stands there in each."""
     flat = {i: flatten(result) for i, result in results.items()}
     first, (_, structure) = next(iter(flat.items()))
     for i, (_, its) in flat.items():
@@ -273,9 +272,7 @@ def _stacked(results: Mapping[int, Any], recorder: Recorder | None = None) -> An
                 f"{first} and {described(its)} for example {i}"
             )
     columns = zip(*[leaves for leaves, _ in flat.values()], strict=True)
-    return unflatten(
-        structure, [_column(dict(zip(flat, column, strict=True)), recorder) for column in columns]
-    )
+    return structure, [dict(zip(flat, column, strict=True)) for column in columns]
 
 
 def _column(values: Mapping[int, Any], recorder: Recorder | None) -> Tensor:

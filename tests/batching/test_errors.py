@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import linecache
-import re
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from batching.cells import ONE, double, lines, look, notes, times
 
 import dist_dp as dp
 from dist_dp import ops
-
-ONE = np.ones(2, np.float32)
-TABLE = dp.tensor(np.arange(3.0))
-
-
-@dp.cell
-def double(x: Any) -> Any:
-    return x * 2.0
-
-
-@dp.cell
-def look(i: Any) -> Any:
-    return ops.take(TABLE, i)
-
-
-@dp.cell
-def times(x: Any, y: Any) -> Any:
-    return x @ y
-
-
-def notes(error: BaseException) -> str:
-    return "\n".join(getattr(error, "__notes__", ()))
-
-
-def lines(error: BaseException) -> list[str]:
-    """The lines of this file in the traceback, and those that the notes name."""
-    shown = [f.line or "" for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__]
-    numbers = re.findall(re.escape(__file__) + r":(\d+)", notes(error))
-    named = [linecache.getline(__file__, int(number)).strip() for number in numbers]
-    return [*shown, *named]
-
 
 # --- where it is found ------------------------------------------------------------------------------------------------
 
@@ -59,7 +27,7 @@ def test_an_index_out_of_range_names_the_example(at: int, limits: dict[str, int]
     with pytest.raises(IndexError, match="index 5 is out of bounds") as caught:
         dp.batched(program, range(8), **limits)
     assert f"called by example {at} " in notes(caught.value) and "look" in notes(caught.value)
-    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value, __file__)), notes(caught.value)
 
 
 def test_an_operation_outside_cells_names_the_example_too() -> None:
@@ -70,7 +38,7 @@ def test_an_operation_outside_cells_names_the_example_too() -> None:
     with pytest.raises(IndexError) as caught:
         dp.batched(program, range(5))
     assert "called by example 2 " in notes(caught.value)
-    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value, __file__)), notes(caught.value)
 
 
 def test_an_error_while_values_are_read_names_the_example() -> None:
@@ -83,7 +51,7 @@ def test_an_error_while_values_are_read_names_the_example() -> None:
     with pytest.raises(IndexError) as caught:
         dp.batched(program, range(4))
     assert "called by example 1 " in notes(caught.value)
-    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value, __file__)), notes(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +82,7 @@ def test_an_exception_of_the_user_names_the_example() -> None:
     with pytest.raises(KeyError, match="unheard of") as caught:
         dp.batched(program, range(10))
     assert notes(caught.value) == "in example 7 of dp.batched"
-    assert lines(caught.value)[-1].endswith("# this line")
+    assert lines(caught.value, __file__)[-1].endswith("# this line")
 
 
 def test_an_exception_in_the_body_of_a_cell_names_it() -> None:
@@ -127,7 +95,7 @@ def test_an_exception_in_the_body_of_a_cell_names_it() -> None:
     with pytest.raises(LookupError) as caught:
         dp.batched(lambda n: choosy(ONE, "bad" if n == 2 else "good"), range(4))
     assert "example 2" in notes(caught.value) and "choosy" in notes(caught.value)
-    assert lines(caught.value)[-1].endswith("# this line")
+    assert lines(caught.value, __file__)[-1].endswith("# this line")
 
 
 def test_a_body_that_depends_on_values_names_the_example() -> None:

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import linecache
-import re
-import traceback
 from typing import Any
 
 import numpy as np
 import pytest
+from batching.cells import ONE, double, lines, notes
 
 import dist_dp as dp
 from dist_dp import ops
-
-ONE = np.ones(2, np.float32)
-TABLE = dp.tensor(np.arange(3.0))
-
-
-@dp.cell
-def double(x: Any) -> Any:
-    return x * 2.0
-
-
-@dp.cell
-def look(i: Any) -> Any:
-    return ops.take(TABLE, i)
-
-
-@dp.cell
-def times(x: Any, y: Any) -> Any:
-    return x @ y
-
-
-def notes(error: BaseException) -> str:
-    return "\n".join(getattr(error, "__notes__", ()))
-
-
-def lines(error: BaseException) -> list[str]:
-    """The lines of this file in the traceback, and those that the notes name."""
-    shown = [f.line or "" for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__]
-    numbers = re.findall(re.escape(__file__) + r":(\d+)", notes(error))
-    named = [linecache.getline(__file__, int(number)).strip() for number in numbers]
-    return [*shown, *named]
 
 
 def test_anomaly_around_batched_names_cell_example_and_line() -> None:
@@ -55,7 +23,7 @@ def test_anomaly_around_batched_names_cell_example_and_line() -> None:
     with pytest.raises(dp.debug.AnomalyError, match="log made nan") as caught, dp.debug.anomaly():
         dp.batched(program, range(5))
     assert "called by example 3 " in notes(caught.value) and "logarithm" in notes(caught.value)
-    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value, __file__)), notes(caught.value)
     with np.errstate(all="ignore"):
         assert np.isnan(dp.batched(program, range(5)).data).sum() == 2
 
@@ -67,7 +35,7 @@ def test_anomaly_names_an_operation_outside_cells() -> None:
     with pytest.raises(dp.debug.AnomalyError, match="sqrt made nan") as caught, dp.debug.anomaly():
         dp.batched(program, range(3))
     assert "example 1 " in notes(caught.value)
-    assert any(line.endswith("# this line") for line in lines(caught.value)), notes(caught.value)
+    assert any(line.endswith("# this line") for line in lines(caught.value, __file__)), notes(caught.value)
 
 
 def test_anomaly_is_not_worried_by_the_run_on_zeros() -> None:
