@@ -5,7 +5,7 @@ from runtime.hosts.shipped import launch
 
 from . import data, debug, nn, numpy, optim, random
 from ._version import __version__
-from .batching import batched, cell, explain_batching
+from .batching import Ragged, batched, cell, explain_batching
 from .functional import (
     checkpoint,
     custom_vjp,
@@ -33,6 +33,7 @@ keep_freed_memory()
 __all__ = [
     "LocalSGD",
     "NonFiniteLoss",
+    "Ragged",
     "Result",
     "RunMismatch",
     "Shard",

@@ -114,33 +114,29 @@ class Labeller(nn.Module):
         )
 
     @dp.cell
-    def node(self, kind: dp.Tensor, children: list[State]) -> State:
+    def node(self, kind: dp.Tensor, children: dp.Ragged) -> State:
         """The state (h, c) of a word from those of its children."""
         return self.cell(self.features(dp.ops.embedding(self.table, kind)), children)
 
     @dp.cell
-    def arcs(self, h: dp.Tensor, children: list[dp.Tensor], relations: list[dp.Tensor]) -> State:
-        """The loss of naming the arcs from a word to its children, and how many names are right."""
-        below = dnp.stack(children, 1)  # (batch, children, hidden)
-        above = dnp.broadcast_to(h[:, None], below.shape)
-        logits = self.head(dnp.concatenate([above, below], 2))
-        names = dnp.stack(relations, 1)
-        losses = nn.functional.cross_entropy(logits.moveaxis(2, 1), names, reduction="none")
-        return losses.sum(1), (logits.argmax(2) == names).sum(1)
+    def names(self, heads: dp.Ragged, words: dp.Ragged, names: dp.Ragged) -> State:
+        """The loss of naming all arcs of a sentence, and how many names are right."""
+        logits = self.head(dnp.concatenate([heads.values, words.values], 1))
+        losses = nn.functional.cross_entropy(logits, names.values, reduction="none")
+        return names.sum(losses), names.sum((logits.argmax(1) == names.values).astype(np.int64))
 
-    def read(self, word: Word, found: list[State]) -> State:
-        """The state of a word; what is found about the arcs below it is added to a list."""
-        states = [self.read(child, found) for child in word.children]
-        h, c = self.node(word.kind, states)
-        if states:
-            found.append(self.arcs(h, [h for h, _ in states], word.relations))
+    def read(self, word: Word, arcs: list[tuple]) -> State:
+        """The state of a word; the arcs below it are added to a list, as (state, state, name)."""
+        states = [self.read(child, arcs) for child in word.children]
+        h, c = self.node(word.kind, dp.Ragged(states))
+        arcs += [(h, below, name) for (below, _), name in zip(states, word.relations, strict=True)]
         return h, c
 
     def name(self, sentence: Sentence) -> State:
         """The loss of naming all arcs of a sentence, and how many names are right."""
-        found: list[State] = []
-        self.read(sentence.root, found)
-        return sum(loss for loss, _ in found), sum(right for _, right in found)
+        arcs: list[tuple] = []
+        self.read(sentence.root, arcs)
+        return self.names(*map(dp.Ragged, zip(*arcs, strict=True)))
 
 
 def loss(model: Labeller, batch: list[Sentence]) -> tuple:

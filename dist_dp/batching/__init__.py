@@ -2,6 +2,7 @@
 
 from .batched import batched, explain_batching
 from .cell import cell
+from .ragged import Ragged
 from .vectorize import Batched, fallbacks, vmap
 
-__all__ = ["Batched", "batched", "cell", "explain_batching", "fallbacks", "vmap"]
+__all__ = ["Batched", "Ragged", "batched", "cell", "explain_batching", "fallbacks", "vmap"]

@@ -14,7 +14,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
-from .. import random
+from .. import ops, random
 from ..arguments import check_function
 from ..nn.buffers import buffer_proposals
 from ..pytree import Structure, flatten, unflatten
@@ -23,6 +23,7 @@ from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
 from .lazy import Call, Lazy, Spec, Written, body
+from .ragged import Ragged, inputs, zeros
 from .recorder import Recorder, Signature, constant, frozen, kept
 
 P = ParamSpec("P")
@@ -38,8 +39,8 @@ class cell(Generic[P, R]):  # a decorator, and named as one
     The body is any pure tensor code. It sees every tensor, array and number among its arguments with one more axis in
     front, the batch: a state of shape (H,) as (B, H), a token as an integer array (B,). What it returns must have the
     batch in front too. Everything else (None, booleans, strings, the object of a method) is the same for all calls of
-    a batch, and calls that differ in it make batches of their own; so do calls with lists of different lengths.
-    Parameters come by closure, or by `self`.
+    a batch, and calls that differ in it make batches of their own; so do calls with lists of different lengths, unless
+    they are `Ragged`. Parameters come by closure, or by `self`.
 
     Where no batch is being recorded, a call runs at once, as a batch of one. A cell that calls another one runs its
     body in place.
@@ -144,10 +145,10 @@ class cell(Generic[P, R]):  # a decorator, and named as one
     def _alone(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """A batch of one, with the random numbers of the next use of the current stream."""
         values: list[Any] = []
-        _signed(args, values), _signed(kwargs, values)
+        specs = _specs((_signed(args, values), _signed(kwargs, values)))
         stream = random.current()
         outs, structure = self._run(
-            args, kwargs, iter([_with_batch(v) for v in values]), RowStreams(lambda: [stream.next_key()])
+            args, kwargs, inputs([values], specs, _with_batch), RowStreams(lambda: [stream.next_key()])
         )
         for out in outs:
             self._check(out, 1)
@@ -176,15 +177,14 @@ class cell(Generic[P, R]):  # a decorator, and named as one
     def _tried(self, recorder: Recorder, args: Any, kwargs: Any) -> Signature:
         """The signature of these arguments, with the results found by a run on zeros; how a batch of it is computed."""
         values: list[Any] = []
-        _signed(args, values), _signed(kwargs, values)
-        specs = [_spec(v) for v in values]
-        taken = {n for spec in specs for n in spec.shape}
+        specs = _specs((_signed(args, values), _signed(kwargs, values)))
+        ragged = any(type(spec) is list for spec in specs)
+        taken = {n for spec in flatten(specs)[0] for n in spec.shape}
         rows = next(n for n in itertools.count(7) if n not in taken)  # a result that lost the batch shows
         draws = RowStreams([Key(0)] * rows)
         with applying(None), no_grad(), buffer_proposals(), np.errstate(all="ignore"):
-            zeros = iter([Tensor._of(spec.zeros(rows), None) for spec in specs])
             try:
-                outs, structure = self._run(args, kwargs, zeros, draws)
+                outs, structure = self._run(args, kwargs, zeros(rows, specs), draws)
                 for out in outs:
                     self._check(out, rows)
             except Exception as error:
@@ -195,10 +195,14 @@ class cell(Generic[P, R]):  # a decorator, and named as one
                 raise
 
         def run(calls: Sequence[Call]) -> Sequence[Tensor]:
-            columns = zip(*[call.values for call in calls], strict=True)
-            inputs = iter([recorder.column(c, spec) for c, spec in zip(columns, specs, strict=True)])
+            all_values = [call.values for call in calls]
+            if ragged:
+                given = inputs(all_values, specs, recorder.column)
+            else:
+                columns = zip(*all_values, strict=True)
+                given = iter([recorder.column(c, spec) for c, spec in zip(columns, specs, strict=True)])
             rows = RowStreams(lambda: [key.fold(use) for key, use in [call.draws for call in calls]])
-            outs, _ = self._run(args, kwargs, inputs, rows)
+            outs, _ = self._run(args, kwargs, given, rows)
             return outs
 
         flat = structure.kind is tuple and all(child.kind is None for child in structure.children)
@@ -287,12 +291,36 @@ def _float(x: float, values: list[Any]) -> Spec:
     return FLOAT
 
 
+def _ragged(it: Ragged, values: list[Any]) -> Any:
+    values.append(len(it.items))
+    signs = [_signed(item, values) for item in it.items]
+    for sign in signs:
+        if sign != signs[0]:
+            raise ValueError(f"the items of a dp.Ragged must be alike, got {signs[0]} and {sign}")
+    return (Ragged, signs[0] if signs else None)
+
+
 _signs: dict[type, Callable[[Any, list[Any]], Any]] = {
+    Ragged: _ragged,
     int: _integer,
     float: _float,
     type(None): lambda none, values: None,
     _Static: lambda it, values: (_Static, constant(it.value)),
 }
+
+
+def _specs(sign: Any) -> list[Any]:
+    """The specs in a signature, in the order of the values; those of an item of a ragged list as a list."""
+    if type(sign) is Spec:
+        return [sign]
+    if type(sign) is not tuple:
+        return []
+    specs = [spec for part in sign for spec in _specs(part)]
+    if not sign or sign[0] is not Ragged:
+        return specs
+    if any(type(spec) is list for spec in specs):
+        raise TypeError("a dp.Ragged among the items of another: give the cell two lists, or one of tuples")
+    return [specs]
 
 
 def _filled(tree: Any, inputs: Iterator[Any]) -> Any:
@@ -309,20 +337,16 @@ def _filled(tree: Any, inputs: Iterator[Any]) -> Any:
         return [_filled(x, inputs) for x in tree]
     if kind is dict:
         return {k: _filled(v, inputs) for k, v in tree.items()}
+    if kind is Ragged:
+        lists = Ragged(tree.items)
+        lists.lengths = next(inputs)
+        lists.owners = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
+        lists.values = _filled(tree.items[0], inputs) if tree.items else None
+        return lists
     return tree
 
 
-def _spec(value: Any) -> Spec:
-    if type(value) is Lazy:
-        return value.spec
-    if type(value) is int or type(value) is float:
-        return INTEGER if type(value) is int else FLOAT
-    return Spec(value.shape, value.dtype)
-
-
-def _with_batch(value: Any) -> Tensor:
-    """A value as a batch of one."""
-    if isinstance(value, Tensor):
-        return value[None]
-    spec = _spec(value)
-    return Tensor._of(np.asarray(value, spec.dtype)[None], None)
+def _with_batch(values: Sequence[Any], spec: Spec, aligned: bool = True) -> Tensor:
+    """Values of one call as a batch."""
+    tensors = [v if isinstance(v, Tensor) else Tensor._of(np.asarray(v, spec.dtype), None) for v in values]
+    return tensors[0][None] if len(tensors) == 1 else ops.stack(tensors)

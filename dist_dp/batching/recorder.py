@@ -269,8 +269,12 @@ class Recorder(Interpreter):
             block = self._blocks[spec, carries] = Block(self, spec.shape, spec.dtype)
         return block
 
-    def column(self, values: Sequence[Any], spec: Spec) -> Tensor:
-        """One input of all calls of a batch, with the calls on its first axis."""
+    def column(self, values: Sequence[Any], spec: Spec, aligned: bool = True) -> Tensor:
+        """One input of all calls of a batch, with the calls on its first axis.
+
+        `aligned`: value i belongs to call i, and not to another one, as with the items of ragged lists.
+        """
+        batch = self._batch if aligned else None
         values = [
             self._parameter(v) if type(v) is not Lazy and isinstance(v, Tensor) and v.node is not None else v
             for v in values
@@ -283,7 +287,7 @@ class Recorder(Interpreter):
             if block is None:
                 return _stack(values, spec)
             if block.recorder is self:
-                return block.take([value.row for value in values], self._batch)
+                return block.take([value.row for value in values], batch)
         # Of several blocks, such as computed states beside a first one of zeros: copied into one, which has a gradient
         # if any of them has.
         own = self._block(spec, any(block is not None and block.rows.node is not None for block in groups))
@@ -302,7 +306,7 @@ class Recorder(Interpreter):
                 places = range(start, start + len(its))
             for i, row in zip(its, places, strict=True):
                 rows[i] = row
-        return own.take(rows, self._batch)
+        return own.take(rows, batch)
 
     def _parameter(self, x: Tensor) -> Lazy:
         """A parameter, or another tensor that carries a gradient, as one row that all calls take."""

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import ops
+from ..batching.ragged import Ragged
 from ..ops.affine import linear
 from ..ops.core import TensorLike
 from ..ops.tree import tree_lstm
@@ -103,23 +105,38 @@ class ChildSumTreeLSTMCell(_Cell):
         self.weight_fh = self._parameter((hidden_size, hidden_size), dtype)
         self.bias = self._parameter((4 * hidden_size,), dtype)
 
-    def forward(self, x: TensorLike | None = None, children: Sequence[State] = ()) -> State:
-        """(h, c) of a node with input `x` (..., input_size), or None for no input, and the states of its children."""
+    def forward(self, x: TensorLike | None = None, children: Sequence[State] | Ragged = ()) -> State:
+        """(h, c) of a node with input `x` (..., input_size), or None for no input, and the states of its children.
+
+        In the body of a cell `children` may be `Ragged`.
+        """
         n = self.hidden_size
-        for child in children:
-            self._check(child)
-        gates = self._gates(x, self.weight_ih, self.bias, children[0][0] if children else None)
+        h, c, over, of_parent = self._children(children)
+        gates = self._gates(
+            x, self.weight_ih, self.bias, h if isinstance(children, Ragged) else None if h is None else h[0]
+        )
         squashed = gates[..., : 3 * n]
-        if children:
-            h = ops.stack([child[0] for child in children])
-            c = ops.stack([child[1] for child in children])
-            squashed = squashed + linear(ops.sum(h, axis=0), self.weight_hh)
-            forget = ops.sigmoid(linear(h, self.weight_fh) + gates[..., 3 * n :])
+        if h is not None:
+            squashed = squashed + linear(over(h), self.weight_hh)
+            forget = ops.sigmoid(linear(h, self.weight_fh) + of_parent(gates[..., 3 * n :]))
         io = ops.sigmoid(squashed[..., : 2 * n])
         cell = io[..., :n] * ops.tanh(squashed[..., 2 * n :])
-        if children:
-            cell = cell + ops.sum(forget * c, axis=0)
+        if h is not None:
+            cell = cell + over(forget * c)
         return io[..., n:] * ops.tanh(cell), cell
+
+    def _children(self, children: Sequence[State] | Ragged) -> tuple[Any, Any, Any, Any]:
+        """h and c of all children; how to add over those of a node, and to give each what belongs to its parent."""
+        if not children:
+            return None, None, None, None
+        if isinstance(children, Ragged):
+            self._check(children.values)
+            h, c = children.values
+            return h, c, children.sum, lambda x: x[children.owners]
+        for child in children:
+            self._check(child)
+        h, c = (ops.stack(list(part)) for part in zip(*children, strict=True))
+        return h, c, lambda x: ops.sum(x, axis=0), lambda x: x
 
 
 class BinaryTreeLSTMCell(_Cell):
