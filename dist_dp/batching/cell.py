@@ -292,12 +292,32 @@ def _float(x: float, values: list[Any]) -> Spec:
 
 
 def _ragged(it: Ragged, values: list[Any]) -> Any:
-    values.append(len(it.items))
-    signs = [_signed(item, values) for item in it.items]
-    for sign in signs:
-        if sign != signs[0]:
-            raise ValueError(f"the items of a dp.Ragged must be alike, got {signs[0]} and {sign}")
-    return (Ragged, signs[0] if signs else None)
+    items = it.items
+    values.append(len(items))
+    return (Ragged, _alike(items, values) if items else None)
+
+
+def _alike(items: Sequence[Any], values: list[Any]) -> Any:
+    """What belongs to the signature of each of these items; their values, all first ones before all second ones."""
+    kinds = set(map(type, items))
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is Lazy:
+        values += items
+        signs: Any = {item.spec for item in items}
+    elif kind is int or kind is float:
+        values += items
+        return INTEGER if kind is int else FLOAT
+    elif kind is tuple and len(set(map(len, items))) == 1:
+        return tuple([_alike(parts, values) for parts in zip(*items, strict=True)])
+    else:
+        each: list[list[Any]] = [[] for _ in items]
+        signs = {_signed(item, its) for item, its in zip(items, each, strict=True)}
+        for same in zip(*each, strict=len(signs) == 1):
+            values += same
+    if len(signs) > 1:
+        one, other, *_ = sorted(map(repr, signs))
+        raise ValueError(f"the items of a dp.Ragged must be alike, got {one} and {other}")
+    return signs.pop()
 
 
 _signs: dict[type, Callable[[Any, list[Any]], Any]] = {

@@ -69,10 +69,10 @@ def inputs(
 ) -> Iterator[Any]:
     """What the body sees, from the values of each call.
 
-    A spec is that of one value; for a ragged list it is the list of those of an item, and its values are the length and
-    then the parts of one item after another.
+    A spec is that of one value; for a ragged list it is the list of those of an item. Its values are its length, and
+    then of all items the first part, the second part and so on.
     """
-    at = [0] * len(calls)
+    at = [0] * len(calls)  # how many values of each call have been taken
     for spec in specs:
         if type(spec) is not list:
             yield column([values[i] for values, i in zip(calls, at, strict=True)], spec, True)
@@ -80,13 +80,14 @@ def inputs(
             continue
         lengths = [values[i] for values, i in zip(calls, at, strict=True)]
         yield np.array(lengths)
-        stops = [i + 1 + n * len(spec) for i, n in zip(at, lengths, strict=True)]
-        for j, part in enumerate(spec, 1):
+        at = [i + 1 for i in at]
+        for part in spec:
+            stops = [i + n for i, n in zip(at, lengths, strict=True)]
             flat: list[Any] = []
             for values, i, stop in zip(calls, at, stops, strict=True):
-                flat += values[i + j : stop : len(spec)]
+                flat += values[i:stop]
             yield column(flat, part, False)
-        at = stops
+            at = stops
 
 
 def zeros(rows: int, specs: Sequence[Any]) -> Iterator[Any]:
