@@ -299,6 +299,8 @@ def _ragged(it: Ragged, values: list[Any]) -> Any:
 
 def _alike(items: Sequence[Any], values: list[Any]) -> Any:
     """What belongs to the signature of each of these items; their values, all first ones before all second ones."""
+    if len(items) == 1:
+        return _signed(items[0], values)
     kinds = set(map(type, items))
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is Lazy:
