@@ -23,6 +23,7 @@ from .functional import (
     vmap,
 )
 from .ops.create import as_tensor, tensor
+from .profiling import Profile, profile
 from .random import seed
 from .tape import enable_grad, is_grad_enabled, no_grad
 from .tensor import Tensor
@@ -33,6 +34,7 @@ keep_freed_memory()
 __all__ = [
     "LocalSGD",
     "NonFiniteLoss",
+    "Profile",
     "Ragged",
     "Result",
     "RunMismatch",
@@ -65,6 +67,7 @@ __all__ = [
     "no_grad",
     "numpy",
     "optim",
+    "profile",
     "random",
     "seed",
     "steps",

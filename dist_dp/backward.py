@@ -129,6 +129,7 @@ def _sweep(
     on_ready: Callable[[Leaf], None] | None,
 ) -> None:
     inspect = mode.inspect
+    watch = mode.watch and mode.watch()
     owned: set[Target] = set()  # gradients summed into an array of our own, which may be added to in place
     compact: dict[Target, list[Compact]] = {}  # those of leaves that are not written out yet
     touched: dict[Any, Any] = {}  # of the gradients of blocks and of batches: which rows have anything to say
@@ -138,6 +139,8 @@ def _sweep(
         while order:
             node = order.pop()
             g = grads.pop(node, None)
+            if watch is not None:
+                watch(node, g)
             if wanted is not None:
                 if node in found:
                     found[node] = g
@@ -223,6 +226,9 @@ def _sweep(
         if node is not None:
             error.add_note(f"in the backward pass of {_describe(node)}")
         raise
+    finally:
+        if watch is not None:
+            watch(None, None)
 
 
 def _deposit(leaf: Leaf, g: Any, recorded: bool) -> None:

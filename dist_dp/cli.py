@@ -12,6 +12,7 @@ import click
 from ._version import __version__
 from .commands.doctor import doctor
 from .commands.inspect import inspect
+from .commands.profile import profile
 from .commands.run import run
 from .commands.submit import submit
 from .commands.verify import verify
@@ -23,7 +24,7 @@ def main() -> None:
     """Differentiable programs, trained data-parallel: one run, one answer."""
 
 
-for command in (run, submit, verify, inspect, doctor):
+for command in (run, submit, verify, inspect, profile, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -41,13 +41,16 @@ class Mode(threading.local):
 
     `state` is OFF (compute only), RECORD (compute, leave nodes) or INTERPRET (hand the operation to `interpreter`, the
     way of vmap and of anomaly detection). Each thread starts recording. `beneath` is OFF or RECORD: the state that an
-    operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes.
+    operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes; `watch`
+    makes for each sweep what is told of its nodes, with the gradient of their output, when their turn comes, and of its
+    end (None).
     """
 
     state: int = RECORD
     beneath: int = RECORD
     interpreter: Interpreter | None = None
     inspect: Callable[[Node, int, Any, Any], None] | None = None
+    watch: Callable[[], Callable[[Node | None, Any], None]] | None = None
 
 
 mode = Mode()

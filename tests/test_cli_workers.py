@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from mpi import launching
 
 from dist_dp.cli import main
+from dist_dp.profiling import Profile
 from runtime import launch
 from runtime.hosts import cores
 from runtime.run_lock import run_lock
@@ -49,7 +50,7 @@ def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(launch.THREADS, "1")
-    for name in ("DIST_DP_PROGRESS", "DIST_DP_ACCEPT_CHANGES", "PYTHONUNBUFFERED"):
+    for name in ("DIST_DP_PROGRESS", "DIST_DP_ACCEPT_CHANGES", "DIST_DP_PROFILE", "PYTHONUNBUFFERED"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -276,6 +277,20 @@ def test_all_that_workers_print_is_kept_in_the_run_directory() -> None:
     for worker in range(2):
         kept = Path(f"runs/a/logs/worker-{worker}.log").read_text().splitlines()
         assert sorted(kept) == sorted([f"begins {worker}", f"ended with {digest}", f"err {worker}"])
+
+
+@pytest.mark.process
+def test_each_worker_says_what_it_did_and_for_how_long_it_waited() -> None:
+    script = write(TRAIN.format(options="epochs=2, run='runs/a', shards=2, progress=False", end=""))
+    result = command("-n", "2", "--profile", "found", script)
+    assert result.exit_code == 0, result.output
+    told = CliRunner().invoke(main, ["profile", "found"])
+    assert told.exit_code == 0, told.output
+    whole = Profile.load("found/trace.json")
+    assert sorted(whole.seconds) == [0, 1]
+    for rows in whole.rows.values():
+        calls = {row.name: row.calls for row in rows}
+        assert calls["step"] == calls["update"] == 10 and calls["linear"] == 10 and calls["waiting"] > 0
 
 
 STOP = """

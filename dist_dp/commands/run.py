@@ -119,6 +119,10 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
     help="Workers lost so many times without a step in between end the run; those lost together count once.",
 )  # fmt: skip
 @click.option(
+    "--profile", type=click.Path(file_okay=False), metavar="FOLDER",
+    help="Measure what each worker does, into FOLDER; `dist-dp profile FOLDER` tells.",
+)  # fmt: skip
+@click.option(
     "--ray", "on_ray", is_flag=True,
     help="Run the workers on the Ray cluster at RAY_ADDRESS; without it, on one started for this run alone.",
 )  # fmt: skip
@@ -135,6 +139,7 @@ def run(
     logs: Show,
     hang_after: float | None,
     max_losses: int,
+    profile: str | None,
     on_ray: bool,
     script: str,
     arguments: tuple[str, ...],
@@ -151,6 +156,14 @@ def run(
         os.environ["DIST_DP_ACCEPT_CHANGES"] = "1"
     if shards is not None:
         os.environ["DIST_DP_SHARDS"] = str(shards)
+    if profile is not None:
+        if any(Path(profile).glob("worker-*.json")):
+            raise click.BadParameter(
+                f"{profile} holds the profiles of another run, which would be added up with this one's; give another "
+                "folder, or remove them",
+                param_hint="'--profile'",
+            )
+        os.environ["DIST_DP_PROFILE"] = os.path.abspath(profile)
     limits = Limits(hang=hang_after, losses=max_losses)
     if on_ray:
         if shards is not None and workers is not None and workers[1] > shards:

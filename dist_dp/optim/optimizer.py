@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.fold import Span
+from runtime.timeline import span
 
 from ..tape import Array, Leaf
 from ..tensor import Tensor
@@ -243,7 +244,7 @@ class Optimizer:
             scale = min(1.0, self.clip_norm / (gradients.norm() / divisor + 1e-6))
         first = 0
         # Rules may overflow or divide by zero in a run that diverges: NaN in the loss tells of it, at the right place.
-        with np.errstate(all="ignore"):
+        with span("update"), np.errstate(all="ignore"):
             for index, (part, lr, gradient) in enumerate(
                 zip(self.parts, rates, gradients.arrays, strict=True)
             ):

@@ -8,6 +8,7 @@ DIST_DP_RUN      a directory: the program's runs go into `0`, `1`, ... in it, in
                  whatever their run= says. A run inside a shard's body is that worker's own and stays as it is.
 DIST_DP_SHARDS   the number of shards of runs that give none.
 DIST_DP_TRACE    if set, each run directory gets a trace (`dist_dp.debug.trace`).
+DIST_DP_PROFILE  a directory: each worker measures its runs (`dist_dp.profile`), and writes into it what it found.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import itertools
 import os
 import posixpath
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from runtime.member import in_a_body
 
 from ..debug.trace import Trace
+from ..profiling import profile
 from .options import Options
 
-RUN, SHARDS, TRACE = "DIST_DP_RUN", "DIST_DP_SHARDS", "DIST_DP_TRACE"
+RUN, SHARDS, TRACE, PROFILE = "DIST_DP_RUN", "DIST_DP_SHARDS", "DIST_DP_TRACE", "DIST_DP_PROFILE"
 STORAGE, NOWHERE = "DIST_DP_STORAGE", "none"
 
 _numbers = itertools.count()
@@ -66,3 +69,9 @@ def default_shards(workers: int) -> int:
 def trace(run: str | os.PathLike[str] | None, worker: int) -> Trace | None:
     """Where to write down what happens in a run, if that is directed."""
     return Trace(run, worker) if TRACE in os.environ and run is not None and not in_a_body() else None
+
+
+def profiled() -> AbstractContextManager[object]:
+    """What a run is measured by, if that is directed."""
+    folder = os.environ.get(PROFILE)
+    return nullcontext() if folder is None or in_a_body() else profile(folder)

@@ -29,6 +29,7 @@ from runtime.group import Exchange, Group, GroupBroken, Layout, Memory
 from runtime.launch import blas_threads
 from runtime.member import Formation, SoloMember, acting_as, current
 from runtime.message import decode, encode
+from runtime.timeline import span
 
 from .. import random
 from .._version import __version__
@@ -36,7 +37,7 @@ from ..data import Batches, as_source, prefetch
 from ..nn import BufferProposals, Module, buffer_proposals
 from ..optim import GradientBuffer, Optimizer
 from .contribution import Contribution, ContributionSum, Summand
-from .directions import default_shards, directed, trace
+from .directions import default_shards, directed, profiled, trace
 from .options import DEFAULTS, Options, check
 from .overlap import BUCKET_BYTES, Overlap, buckets_of
 from .progress import Progress
@@ -173,6 +174,7 @@ class Steps:
             stack.callback(pin_blas_threads(blas_threads()).restore_original_limits)
             stack.callback(self._record.close)
             stack.callback(self._stop_loading)
+            stack.enter_context(profiled())
             yield stack
 
     def _break_off(self) -> None:
@@ -196,11 +198,14 @@ class Steps:
         if self._scattered:
             self._gather_parameters()
         elif self._validated < self.step:
-            self._validation()
+            with span("validation"):
+                self._validation()
         elif self._sharded is not None and self._gather_is_due:
             self._gather_state(self._sharded)
         elif self.step < self.total_steps:
-            if (yield from self._one_step()):
+            with span("step"):
+                left = yield from self._one_step()
+            if left:
                 self._save_last()
                 return True
         else:
@@ -268,7 +273,8 @@ class Steps:
         self._session.member.progress(step, f"shard {index}")
         faults.here("shard", step, index)
         assert self._ahead is not None
-        indices, batch = next(self._ahead)
+        with span("data, waiting"):
+            indices, batch = next(self._ahead)
         rng = random.Stream(random.Key(self.batches.seed, "step", step, "shard", index))
         shard = Shard(batch, indices, step, self.batches.locate(step)[0], index, rng, overlap)
         gradients.receive()
@@ -298,7 +304,10 @@ class Steps:
         step, shard = key
         indices = self.batches.indices(step, shard)
         # In the prefetch thread: augmentation draws from a stream of this shard's own.
-        with random.scope(random.Key(self.batches.seed, "step", step, "shard", shard, "data")):
+        with (
+            span("data, loading"),
+            random.scope(random.Key(self.batches.seed, "step", step, "shard", shard, "data")),
+        ):
             return indices, self.source.take(indices) if len(indices) else None
 
     def _load_from(self, step: int, shards: range) -> None:

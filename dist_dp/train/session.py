@@ -24,6 +24,7 @@ from runtime.fold import Span, balanced_ranges
 from runtime.group import Exchange, Group, GroupBroken, Layout, Memory, Total
 from runtime.member import Formation, Lost, Member, Position, SoloMember, current, in_a_body
 from runtime.message import decode, encode
+from runtime.timeline import span
 
 from ..tape import Array
 from .contribution import Contribution, different_ways, note, total_of
@@ -150,14 +151,15 @@ class Session:
         self.member.progress(step, "exchange")
         started = time.perf_counter()
         try:
-            faults.here("exchange", step)
-            if memory is None:
-                memory = group.reserve((), 0)
-            exchange = begun or group.start(memory, values or dict.fromkeys(partials), leaves)
-            faults.here("exchange-started", step)
-            text = encode(mine) if group.size > 1 else b""
-            total = exchange.finish(text, self.member.regroup_wanted)
-            faults.here("agreed", step)
+            with span("exchange"):
+                faults.here("exchange", step)
+                if memory is None:
+                    memory = group.reserve((), 0)
+                exchange = begun or group.start(memory, values or dict.fromkeys(partials), leaves)
+                faults.here("exchange-started", step)
+                text = encode(mine) if group.size > 1 else b""
+                total = exchange.finish(text, self.member.regroup_wanted)
+                faults.here("agreed", step)
         except ValueError as error:  # what they hold does not make one tree
             raise different_ways(f"this one is {kind}, another is not ({error})") from error
         except GroupBroken:

@@ -22,6 +22,7 @@ from runtime.checkpoint.reader import Place, store_of
 from runtime.checkpoint.writer import CheckpointNotSaved
 from runtime.digest import digest
 from runtime.store import Store
+from runtime.timeline import span
 
 # How long the parts of the other workers may take, once ours is written.
 _SECONDS_FOR_PARTS = 60.0
@@ -110,7 +111,8 @@ class Saver:
         held = layout.pieces(tensors, rank, size)
         prefix = digested if rank == 0 else None
         names = [name for name in tensors if prefix is not None and name.startswith(prefix)]
-        copies = self._copied(arrays, tensors, held, names)
+        with span("checkpoint, copy"):
+            copies = self._copied(arrays, tensors, held, names)
         work = _Work(store_of(root), step, meta, tensors, part, keep_last, keep_every, self)
         contents = [copies[key].view(np.uint8).data for key, *_ in held]
         to_digest = {name: copies[name].reshape(tensors[name].shape) for name in names}
@@ -119,11 +121,14 @@ class Saver:
         def run() -> None:
             error, found = None, None
             try:
-                if prefix is not None:
-                    found = digest({name.removeprefix(prefix): array for name, array in to_digest.items()})
-                work.write(contents, found, first)
-                if then is not None and found is not None:
-                    then(found)
+                with span("checkpoint, write"):
+                    if prefix is not None:
+                        found = digest(
+                            {name.removeprefix(prefix): array for name, array in to_digest.items()}
+                        )
+                    work.write(contents, found, first)
+                    if then is not None and found is not None:
+                        then(found)
             except Exception as failed:
                 error = failed
             total = sum(tensor.count * tensor.itemsize for tensor in tensors.values())

@@ -17,6 +17,7 @@ mpi4py.rc(initialize=False, finalize=False)  # when MPI ends is decided by the m
 
 from mpi4py import MPI as MPI  # noqa: E402
 
+from ..timeline import span  # noqa: E402
 from .message_passing import Buffer, Links, Transfer  # noqa: E402
 
 _DATA, _ABORT = 1, 2  # tags
@@ -74,16 +75,19 @@ class MpiLinks(Links):
         return transfer
 
     def progress(self, seconds: float) -> bool:
+        if self._moved():
+            return True
         begin = time.perf_counter()
-        while not self._moved():
-            waited = time.perf_counter() - begin
-            if self.lost or self._awake or waited >= seconds:
-                self._awake = False
-                return False
-            if waited > _YIELDING:
-                time.sleep(_SLEEP)
-            elif waited > _SPINNING:
-                _sched_yield()
+        with span("waiting"):
+            while not self._moved():
+                waited = time.perf_counter() - begin
+                if self.lost or self._awake or waited >= seconds:
+                    self._awake = False
+                    return False
+                if waited > _YIELDING:
+                    time.sleep(_SLEEP)
+                elif waited > _SPINNING:
+                    _sched_yield()
         return True
 
     def _moved(self) -> bool:

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Iterable
 
 from ..group import GroupBroken
+from ..timeline import span
 
 LINE = 64  # bytes that caches exchange at once
 # What a slot holds; what is longer goes in turns. Of slots and rings only the pages that are used take memory.
@@ -117,7 +118,8 @@ class Segment:
         values = self.words
         for word in words:
             if values[word] < value:
-                self._wait(word, value)
+                with span("waiting"):
+                    self._wait(word, value)
         if not _ORDERED:
             self.fence()
 

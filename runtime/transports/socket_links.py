@@ -15,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 
+from ..timeline import span
 from .message_passing import Buffer, Links, Transfer
 
 _SPARE = 1 << 16
@@ -57,7 +58,9 @@ class SocketLinks(Links):
             if link.outgoing and link.peer not in self.lost:
                 moved |= self._move(link, select.POLLOUT)
             self._watch(link)
-        for number, events in self._poll.poll(0 if moved else seconds * 1000):
+        with span("waiting"):
+            ready = self._poll.poll(0 if moved else seconds * 1000)
+        for number, events in ready:
             if number in self._by_number:
                 moved |= self._move(self._by_number[number], events)
             else:
