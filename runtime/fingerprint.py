@@ -28,9 +28,18 @@ _REMEDIES = {
     "blas_threads": "set OPENBLAS_NUM_THREADS (MKL_NUM_THREADS, OMP_NUM_THREADS) to 1 before Python starts",
     "simd": "set NPY_DISABLE_CPU_FEATURES to those that only some hosts have before Python starts",
     "libm": "use one system image everywhere",
+    "kernels": "install dist_dp with its compiled kernels everywhere, or set DIST_DP_KERNELS=numpy everywhere",
     "machine": "use one kind of machine for a run",
     "byteorder": "use one kind of machine for a run",
 }
+
+
+_told: Fingerprint = {}
+
+
+def tell(name: str, value: str) -> None:
+    """Add a field that this module cannot find out: what the engine computes with beside NumPy."""
+    _told[name] = value
 
 
 def fingerprint() -> Fingerprint:
@@ -59,6 +68,7 @@ def fingerprint() -> Fingerprint:
         "python_version": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count() or 0,
+        **_told,
     }
 
 

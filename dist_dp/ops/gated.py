@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating
@@ -123,6 +124,10 @@ _gates = {
 
 
 def _gated(x: Array, kind: str) -> tuple[Array, Array]:
+    if kernels.suits(x):
+        out, gate = np.empty_like(x), np.empty_like(x)
+        getattr(kernels.compiled, f"{kind}_gated")(x, out, gate)
+        return out, gate
     value = _gates[kind].value
 
     def kernel(x: Array, out: Array, gate: Array) -> None:
@@ -134,6 +139,10 @@ def _gated(x: Array, kind: str) -> tuple[Array, Array]:
 
 
 def _gated_gradient(g: Array, need: Sequence[bool], x: Array, kind: str, residuals: Array) -> Sequence[Array]:
+    if kernels.suits(g, x):
+        d = np.empty_like(x)
+        getattr(kernels.compiled, f"{kind}_gated_gradient")(g, x, residuals, d)
+        return (d,)
     slope = _gates[kind].slope
 
     def kernel(g: Array, x: Array, gate: Array, d: Array) -> None:

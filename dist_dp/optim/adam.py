@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 
+from .. import kernels
 from .hyperparameters import number
 from .optimizer import Clipping, Optimizer, Pieces
 from .schedule import Schedule
@@ -80,6 +81,9 @@ class Adam(Optimizer):
         eps, rate = group["eps"] * root, lr * root / (1 - beta1**count)
         for p, g, state, s, _ in pieces:
             m, v = state["exp_avg"], state["exp_avg_sq"]
+            if kernels.suits(p, g, m, v):  # the same bits
+                kernels.compiled.adam(p, g, m, v, beta1, 1 - beta1, beta2, 1 - beta2, eps, rate)
+                continue
             advance_moments(m, v, g, beta1, beta2, s)
             np.sqrt(v, s)
             np.add(s, eps, s)

@@ -1,0 +1,10 @@
+/* The functions of the module, by file. */
+
+#ifndef DIST_DP_MODULE_H
+#define DIST_DP_MODULE_H
+
+#include "arguments.h"
+
+extern PyMethodDef elementwise_functions[];
+
+#endif

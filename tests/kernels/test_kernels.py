@@ -1,0 +1,141 @@
+"""The compiled kernels: the same bits however they are compiled, right arguments or none, and NumPy without them."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernels.calls import CALLS, results
+
+from dist_dp import kernels, optim
+from dist_dp.kernels import build
+
+needed = pytest.mark.skipif(
+    kernels.compiled is None, reason="there was no C compiler when dist_dp was installed"
+)
+
+
+def loaded(path: Path) -> Any:
+    loader = importlib.machinery.ExtensionFileLoader("_compiled", str(path))
+    spec = importlib.util.spec_from_file_location("_compiled", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@needed
+def test_every_kernel_is_among_the_calls() -> None:
+    assert {name for name in dir(kernels.compiled) if callable(getattr(kernels.compiled, name))} - {
+        "__loader__"
+    } == set(CALLS)
+
+
+@needed
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("-O1",),
+        ("-O3", "-fno-tree-vectorize"),
+        *([("-march=x86-64-v3",), ("-march=x86-64-v2",)] if platform.machine() == "x86_64" else []),
+    ],
+    ids=" ".join,
+)
+def test_the_bits_are_those_of_the_text_however_it_is_compiled(
+    flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    other = loaded(build.build(tmp_path / "_compiled.abi3.so", "-DKERNEL=", *flags))
+    for name in CALLS:
+        for one, two in zip(results(kernels.compiled, name), results(other, name), strict=True):
+            np.testing.assert_array_equal(one.view(np.int32), two.view(np.int32), err_msg=name)
+
+
+@needed
+def test_the_source_is_that_of_these_files() -> None:
+    assert kernels.compiled.source == build.digest(), "compile again: python -m dist_dp.kernels.build"
+
+
+@needed
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_arguments_are_refused_before_anything_is_written(name: str) -> None:
+    function = getattr(kernels.compiled, name)
+    given_, written = CALLS[name](np.random.default_rng(0))
+    with pytest.raises(TypeError, match=f"expected {len(given_)} arguments, got 0"):
+        function()
+    for i, argument in enumerate(given_):
+        if not isinstance(argument, np.ndarray):
+            continue
+        before = [given_[k].copy() for k in written]
+        wider = np.float64 if argument.dtype == np.float32 else np.int32
+        for wrong, error in (
+            (argument.astype(wider), TypeError),
+            (np.repeat(argument, 2)[::2], (BufferError, ValueError)),
+            (None, TypeError),
+        ):
+            with pytest.raises(error):
+                function(*given_[:i], wrong, *given_[i + 1 :])
+        if i in written:
+            fixed = argument.copy()
+            fixed.flags.writeable = False
+            with pytest.raises((BufferError, ValueError)):
+                function(*given_[:i], fixed, *given_[i + 1 :])
+        for k, array in zip(written, before, strict=True):
+            np.testing.assert_array_equal(given_[k], array)
+
+
+@needed
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 99))
+def test_the_updates_of_adam_have_numpys_bits(n: int, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    group = {"betas": (0.9, 0.999), "eps": 1e-8}
+    arrays = [rng.normal(size=n).astype(np.float32), rng.normal(size=n).astype(np.float32)]
+    moments = [rng.normal(size=n).astype(np.float32), rng.random(n, np.float32)]
+
+    def updated() -> list[Any]:
+        p, g, m, v = (a.copy() for a in (*arrays, *moments))
+        state = {"exp_avg": m, "exp_avg_sq": v}
+        optim.Adam.update(None, [(p, g, state, np.empty_like(p), None)], group, 0.01, count)  # type: ignore
+        return [p, m, v]
+
+    with_kernels = updated()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "compiled", None)
+        without = updated()
+    for one, two in zip(with_kernels, without, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
+    with pytest.raises(build.NotCompiled, match="there is no C compiler"):
+        build.build(tmp_path / "_compiled.abi3.so")
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(build.NotCompiled, match="header files are not in"):
+        build.build(tmp_path / "_compiled.abi3.so")
+    assert not list(tmp_path.iterdir())
+
+
+@needed
+def test_the_environment_leaves_them_out_and_the_fingerprint_says_so() -> None:
+    program = "import dist_dp\nfrom runtime.fingerprint import fingerprint\nprint(fingerprint()['kernels'])"
+
+    def told(choice: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "DIST_DP_KERNELS": choice}
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert told("numpy").stdout.strip() == "numpy"
+    assert told("").stdout.strip() == f"compiled {kernels.compiled.source}"
+    assert "DIST_DP_KERNELS must be 'compiled' or 'numpy', got 'fast'" in told("fast").stderr
