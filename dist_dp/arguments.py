@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 
 def check_function(value: Any, name: str = "fun") -> None:
     """Raise TypeError if `value`, the argument `name`, cannot be called."""
@@ -24,3 +26,22 @@ def check_argnums(argnums: Any) -> None:
     for i in argnums if isinstance(argnums, Sequence) else (argnums,):
         if isinstance(i, bool) or not isinstance(i, int):
             raise TypeError(f"argnums must be an int or a sequence of ints, got {argnums!r}")
+
+
+def sixteen_bits(name: str, value: Any) -> np.dtype[Any]:
+    """The dtype of floats of 16 bits that `value`, the argument `name`, means: "float16", or "bfloat16" of ml_dtypes.
+
+    Raises:
+        ValueError: neither, or ml_dtypes is not installed.
+    """
+    if value not in ("float16", "bfloat16"):
+        raise ValueError(f"{name} must be None, 'float16' or 'bfloat16', got {value!r:.80}")
+    if value == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 by its name then
+        except ImportError:
+            raise ValueError(
+                f"{name}='bfloat16' needs the package ml_dtypes: pip install 'dist-dp[bfloat16]'"
+            ) from None
+    dtype: np.dtype[Any] = np.dtype(value)
+    return dtype

@@ -14,4 +14,5 @@ from .loss import *  # noqa: F403
 from .module import *  # noqa: F403
 from .norm import *  # noqa: F403
 from .recurrent import *  # noqa: F403
+from .storage import *  # noqa: F403
 from .tree import *  # noqa: F403

@@ -8,20 +8,18 @@ hot path of recursive models, and a subclass may assign attributes before, after
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-from safetensors.numpy import load_file, save_file
 
 from ..ops.core import TensorLike
 from ..tape import Leaf, writes
 from ..tensor import Tensor
 from .buffers import Buffer, collecting, propose
 
-__all__ = ["Incompatible", "Module", "Parameter", "load_state", "save_state"]
+__all__ = ["Incompatible", "Module", "Parameter"]
 
 Member = TypeVar("Member", bound=Tensor)
 ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
@@ -418,26 +416,3 @@ def _kind(value: object) -> str:
         if isinstance(value, (str, int, float))
         else type(value).__name__
     )
-
-
-def save_state(model: Module, path: str | os.PathLike[str]) -> None:
-    """Write `model.state_dict()` to a safetensors file, which torch reads with `safetensors.torch.load_file`.
-
-    >>> import tempfile
-    >>> from dist_dp import nn
-    >>> model, other = nn.Linear(2, 1), nn.Linear(2, 1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     nn.save_state(model, f"{folder}/model.safetensors")
-    ...     nn.load_state(other, f"{folder}/model.safetensors")
-    Incompatible(missing_keys=[], unexpected_keys=[])
-    >>> bool((other.weight.data == model.weight.data).all())
-    True
-    """
-    save_file(model.state_dict(), path)
-
-
-def load_state(model: Module, path: str | os.PathLike[str], strict: bool = True) -> Incompatible:
-    """Read a safetensors file, written by `save_state` or by torch, into `model`: see
-    `Module.load_state_dict`.
-    """
-    return model.load_state_dict(load_file(path), strict)

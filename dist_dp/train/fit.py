@@ -89,8 +89,8 @@ def steps(
         shard_optimizer: keep the optimizer's state (moments) spread over the workers instead of whole in each (ZeRO
             stage 1), with a copy at a neighbour. Checkpoints are then written at steps only: every
             `checkpoint_every`, by default after each epoch, and at the end. The answer is the same.
-        wire: "float16" to add gradients in 16 bits, for slow networks: another answer than in full precision, but again
-            the same for every number of workers (`dist_dp/train/half.py`).
+        wire: "float16" or "bfloat16" to add gradients in 16 bits, for slow networks: another answer than in full
+            precision, but again the same for every number of workers (`dist_dp/train/half.py`).
         local: `LocalSGD(every=h)` to let each shard train a copy of the model for h steps and average the copies then:
             another method, whose answer depends on the number of shards, never on that of workers.
         progress: show progress; by default where a terminal or a log is watching.

@@ -1,10 +1,10 @@
-"""`HalfSteps`: gradients travel as 16-bit floats (IEEE binary16), for networks that are slower than the arithmetic.
+"""`HalfSteps`: gradients travel as 16-bit floats, for networks that are slower than the arithmetic.
 
 What is exact in it: each shard's gradient, divided by the batch size, is rounded to 16 bits, and so is every sum in the
 tree over the shards, whoever computes it. So the weights are again a function of the program, the data, the seed, the
 batch size and the number of shards alone, with the same bits for every number of workers; but they are not those of the
-run in full precision. Elements of the mean gradient below about 3e-8 become zero, and above 65,504 infinite, which
-stops the run.
+run in full precision. As float16 (IEEE binary16, 11 bits of precision) elements of the mean gradient below about 3e-8
+become zero, and above 65,504 infinite, which stops the run; as bfloat16 (8 bits) they have the range of float32.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from .loop import Steps
 
 
 class HalfSteps(Steps):
-    """Steps whose gradients are added in 16 bits; made by `steps(..., wire="float16")`."""
+    """Steps whose gradients are added in 16 bits; made by `steps(..., wire="float16")` or "bfloat16"."""
 
     @property
     def _layout(self) -> Layout:
-        return tuple(("<f2", size) for _, size in self.optimizer.layout)
+        wire = self._options["wire"]
+        return tuple((str(wire), size) for _, size in self.optimizer.layout)
 
     def _buffer(self, arrays: list[Any]) -> Sum:
         return Sum(arrays, len(self.optimizer.gradients.slots))

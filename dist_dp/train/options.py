@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from runtime.events import Sink
 
+from ..arguments import sixteen_bits
 from ..nn import Module
 from ..optim import Optimizer
 from ..optim.hyperparameters import number
@@ -113,8 +114,8 @@ def check(model: Any, optimizer: Any, given: Mapping[str, Any]) -> None:
     for name in ("overlap", "shard_optimizer"):
         if not isinstance(given.get(name, False), bool):
             raise TypeError(f"{name} must be True or False, got {given[name]!r:.80}")
-    if given.get("wire") not in (None, "float16"):
-        raise ValueError(f"wire must be None or 'float16', got {given['wire']!r:.80}")
+    if given.get("wire") is not None:
+        sixteen_bits("wire", given["wire"])
     if not isinstance(given.get("local"), LocalSGD | None):
         raise TypeError(f"local must be a dist_dp.LocalSGD, got {given['local']!r:.80}")
     modes = [name for name in ("local", "wire", "overlap", "shard_optimizer") if given.get(name)]

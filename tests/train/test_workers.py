@@ -54,6 +54,7 @@ def program(run: Path | None = None, rule: Any = None, until: int = 99, **option
 SAME: list[dict[str, Any]] = [{}, {"overlap": True}, {"shard_optimizer": True}]
 OWN: list[dict[str, Any]] = [
     {"wire": "float16"},
+    {"wire": "bfloat16"},
     {"local": dp.LocalSGD(every=3)},
     {"local": dp.LocalSGD(every=2, lr=0.7, momentum=0.9)},
 ]
