@@ -137,7 +137,7 @@ def checkpoint(fun: Callable[P, R]) -> Callable[P, R]:
     check_function(fun)
 
     @functools.wraps(fun)
-    @at_once()
+    @at_once("checkpoint")
     def checkpointed(*args: P.args, **kwargs: P.kwargs) -> Any:
         if not is_grad_enabled():
             return fun(*args, **kwargs)
@@ -269,7 +269,7 @@ class custom_vjp:
     def __repr__(self) -> str:
         return f"custom_vjp {getattr(self.fun, '__name__', self.fun)}"
 
-    @at_once()
+    @at_once("custom_vjp")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """
         Raises:

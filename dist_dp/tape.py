@@ -68,6 +68,9 @@ class Interpreter:
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         raise NotImplementedError
 
+    def left_out(self, what: str) -> None:
+        """`what` is computed at once although this one postpones."""
+
 
 @contextlib.contextmanager
 def applying(interpreter: Interpreter | None) -> Iterator[None]:
@@ -84,10 +87,11 @@ def applying(interpreter: Interpreter | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
-    """Inside, operations are computed as they come, for what looks at the tape that they leave."""
+def at_once(what: str) -> Iterator[None]:
+    """Inside, operations are computed as they come, for `what` looks at the tape that they leave."""
     interpreter = mode.interpreter
     if mode.state == INTERPRET and interpreter is not None and interpreter.postpones:
+        interpreter.left_out(what)
         with applying(interpreter.outer):
             yield
     else:

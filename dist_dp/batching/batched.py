@@ -92,6 +92,9 @@ def batched(
     def part(start: int, stop: int) -> Any:
         chosen = {i: (examples[i], Stream(base.fold(i))) for i in range(start, stop)}
         if not enabled or _recording():  # inside another one, which batches these too
+            if not _recording():
+                reports.append(Report())
+                reports[-1].alone["the program", "enabled=False"] = len(chosen)
             return _stacked({i: _scoped(fun, *its) for i, its in chosen.items()})
         recorder = Recorder(max_batch)
         reports.append(recorder.report)
@@ -105,7 +108,8 @@ def batched(
             )
             return _stacked(results, recorder)
         finally:
-            recorder.report.looped = Counter(fallbacks) - looped
+            for name, times in (Counter(fallbacks) - looped).items():
+                recorder.report.alone[name, "it has no batch rule for these inputs"] += times
             recorder.report.kinds = Counter(signature.name for signature in recorder.signatures.values())
             recorder.close()
             if collecting:
@@ -118,7 +122,9 @@ def batched(
         parts = {start: checkpoint(part)(start, min(start + wave, len(examples))) for start in starts}
         result = _joined(parts)
     if reports:
-        _last.report = sum(reports[1:], reports[0])
+        _last.report = reports[0]
+        for report in reports[1:]:
+            _last.report += report
     return result
 
 
@@ -148,7 +154,7 @@ def _joined(parts: Mapping[int, Any]) -> Any:
 
 
 def explain_batching() -> Report:
-    """What the last `batched` of this thread computed in which groups, and what ran one by one.
+    """What the last `batched` of this thread computed in which groups, and what ran one by one, why and where.
 
     Raises:
         RuntimeError: there was none.

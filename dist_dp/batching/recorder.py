@@ -23,7 +23,7 @@ import numpy as np
 from .. import ops
 from ..ops.core import Op, apply
 from ..pytree import Structure
-from ..tape import OFF, Interpreter, applying, at_once, enable_grad, mode, no_grad
+from ..tape import OFF, Interpreter, applying, enable_grad, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
 from .lazy import UNSEEN, Call, Lazy, Spec, Written
@@ -33,7 +33,7 @@ from .vectorize import Batched, Level, whole
 
 _new_lazy = Lazy.__new__
 _new_call = Call.__new__
-_PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_PACKAGES = tuple(str(Path(path).parent) + os.sep for path in (Path(__file__).parent, np.__file__))
 
 
 class Signature:
@@ -137,9 +137,12 @@ class Recorder(Interpreter):
                 key.append(constant(x))
                 values.append(x)
         if not recorded and not (shared and any(type(v) is np.ndarray for v in values)):
-            return self._at_once(op, inputs, params, key) if shared else self._now(op, inputs, params)
-        if op.name == "nonzero":  # how many there are depends on the values
-            return self._now(op, [x.computed() if type(x) is Lazy else x for x in inputs], params)
+            if shared:
+                return self._once(op, inputs, params, key)
+            return self._now(op, inputs, params, "its inputs are plain arrays, no recorded values")
+        if op.name == "nonzero":
+            found = [x.computed() if type(x) is Lazy else x for x in inputs]
+            return self._now(op, found, params, "how many there are depends on the values")
         if op.broadcasts and floating is not None:  # a number is data as well, of the dtype of what it meets
             for i, value in enumerate(values):
                 if type(value) is float or type(value) is int:
@@ -169,19 +172,21 @@ class Recorder(Interpreter):
         call.outs = several = tuple(outs)
         return several
 
-    def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...]) -> Any:
-        with at_once():
+    def left_out(self, what: str) -> None:
+        self.report.alone[what, "it looks at the tape of its own example"] += 1
+
+    def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], why: str) -> Any:
+        self.report.alone[op.name, why] += 1
+        with applying(self.outer):
             return apply(op, inputs, params)
 
-    def _at_once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
+    def _once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
         """An operation on what all examples share, such as the transpose of a weight, is computed once."""
         key.append(frozen(params))
         known = tuple(key)
         if known not in self._shared:
-            self._shared[known] = (
-                self._now(op, inputs, params),
-                inputs,
-            )  # kept: ids of their nodes stand in the key
+            with applying(self.outer):
+                self._shared[known] = apply(op, inputs, params), inputs  # kept: their nodes stand in the key
         out = self._shared[known][0]  # an example may write into its own
         return (
             tuple([Tensor._of(o.data, o.node) for o in out])
@@ -221,6 +226,9 @@ class Recorder(Interpreter):
 
     def compute(self, value: Lazy) -> None:
         """Compute `value`; an example that can wait lets the others come as far as they can first."""
+        if not self.closed:
+            code, instruction = _caller(sys._getframe(1))
+            self.report.reads[code.co_filename, _line(code, instruction)] += 1
         if not self.suspend(value):
             self.flush([value])
 
@@ -436,12 +444,12 @@ _OURS: dict[CodeType, bool] = {}
 
 
 def _caller(frame: Any) -> tuple[CodeType, int]:
-    """The innermost line that is not in this package."""
+    """The innermost line that is neither in this package nor in NumPy."""
     while True:
         code = frame.f_code
         ours = _OURS.get(code)
         if ours is None:
-            ours = _OURS[code] = code.co_filename.startswith(_PACKAGE)
+            ours = _OURS[code] = code.co_filename.startswith(_PACKAGES)
         if not ours or frame.f_back is None:
             return code, frame.f_lasti
         frame = frame.f_back
