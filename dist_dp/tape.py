@@ -17,7 +17,7 @@ import functools
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +41,15 @@ class Mode(threading.local):
 
     `state` is OFF (compute only), RECORD (compute, leave nodes) or INTERPRET (hand the operation to `interpreter`, the
     way of vmap and of anomaly detection). Each thread starts recording. `beneath` is OFF or RECORD: the state that an
-    operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes.
+    operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes. `calls`
+    are those that the batch stands for which is computed now.
     """
 
     state: int = RECORD
     beneath: int = RECORD
     interpreter: Interpreter | None = None
     inspect: Callable[[Node, int, Any, Any], None] | None = None
+    calls: Sequence[Any] = ()
 
 
 mode = Mode()

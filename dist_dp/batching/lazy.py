@@ -96,6 +96,18 @@ class Call:
     users: list[Call]
     depth: int
 
+    @property
+    def site(self) -> str:
+        """The line that made it, as `file:line`."""
+        return f"{self.code.co_filename}:{line_of(self.code, self.instruction)}"
+
+
+def line_of(code: CodeType, instruction: int) -> int:
+    for start, stop, line in code.co_lines():
+        if start <= instruction < stop and line is not None:
+            return line
+    return code.co_firstlineno
+
 
 class Lazy(Tensor):
     """A tensor that is computed together with others like it; reading its value computes it.

@@ -26,7 +26,7 @@ from ..pytree import Structure
 from ..tape import OFF, Interpreter, applying, enable_grad, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
-from .lazy import UNSEEN, Call, Lazy, Spec, Written
+from .lazy import UNSEEN, Call, Lazy, Spec, Written, line_of
 from .report import Report
 from .schedule import batches, forget, needed
 from .vectorize import Batched, Level, whole
@@ -185,6 +185,8 @@ class Recorder(Interpreter):
         key.append(frozen(params))
         known = tuple(key)
         if known not in self._shared:
+            if any(type(x) in _NUMBERS for x in inputs):
+                self.report.alone[op.name, "its inputs are parameters and numbers, other ones each time"] += 1
             with applying(self.outer):
                 self._shared[known] = apply(op, inputs, params), inputs  # kept: their nodes stand in the key
         out = self._shared[known][0]  # an example may write into its own
@@ -228,7 +230,7 @@ class Recorder(Interpreter):
         """Compute `value`; an example that can wait lets the others come as far as they can first."""
         if not self.closed:
             code, instruction = _caller(sys._getframe(1))
-            self.report.reads[code.co_filename, _line(code, instruction)] += 1
+            self.report.reads[code.co_filename, line_of(code, instruction)] += 1
         if not self.suspend(value):
             self.flush([value])
 
@@ -250,7 +252,7 @@ class Recorder(Interpreter):
         outer, self._batch = self._batch, object()
         try:
             with no_grad() if signature.constant else enable_grad():
-                results = signature.run(calls)
+                results = _together(signature, calls)
         except Exception as error:
             raise self._located(signature, calls, error) from error.__cause__
         finally:
@@ -333,7 +335,7 @@ class Recorder(Interpreter):
         if len(calls) > 1:
             for call in calls:
                 try:
-                    signature.run([call])
+                    _together(signature, [call])
                 except Exception as alone:
                     culprit, error = call, alone
                     break
@@ -342,12 +344,19 @@ class Recorder(Interpreter):
                     f"in {signature.name}, in a batch of {len(calls)} calls, none of which fails alone"
                 )
                 return error
-        code, line = culprit.code, _line(culprit.code, culprit.instruction)
         error.add_note(
-            f"in {signature.name}, called by example {culprit.example} at {code.co_filename}:{line} "
-            f"({code.co_qualname}), in a batch of {len(calls)} calls"
+            f"in {signature.name}, called by example {culprit.example} at {culprit.site} "
+            f"({culprit.code.co_qualname}), in a batch of {len(calls)} calls"
         )
         return error
+
+
+def _together(signature: Signature, calls: Sequence[Call]) -> Sequence[Tensor]:
+    before, mode.calls = mode.calls, calls
+    try:
+        return signature.run(calls)
+    finally:
+        mode.calls = before
 
 
 # --- what a signature is made of --------------------------------------------------------------------------------------
@@ -416,7 +425,7 @@ def _operation(
     kinds = [type(v) for v in like]
 
     def run(calls: Sequence[Call]) -> Sequence[Tensor]:
-        level = Level(len(calls))
+        level = Level(len(calls), silent=True)
         inputs: list[Any] = []
         for j, kind in enumerate(kinds):
             first = calls[0].values[j]
@@ -453,10 +462,3 @@ def _caller(frame: Any) -> tuple[CodeType, int]:
         if not ours or frame.f_back is None:
             return code, frame.f_lasti
         frame = frame.f_back
-
-
-def _line(code: CodeType, instruction: int) -> int:
-    for start, stop, line in code.co_lines():
-        if start <= instruction < stop and line is not None:
-            return line
-    return code.co_firstlineno

@@ -29,11 +29,14 @@ fallbacks: Counter[str] = Counter()
 
 
 class Level(Interpreter):
-    """One vmap that is running: how many examples it has, and how operations are applied to them."""
+    """One vmap that is running: how many examples it has, and how operations are applied to them.
 
-    def __init__(self, size: int) -> None:
+    The batch of a `Recorder` is one too, which is `silent` as errors in it are located by its calls.
+    """
+
+    def __init__(self, size: int, silent: bool = False) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.silent = size, silent
 
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         batched = [isinstance(x, Batched) and x.level is self for x in inputs]
@@ -48,7 +51,8 @@ class Level(Interpreter):
                 if out is NotImplemented and op.composed is None:
                     out = self._looped(op, whole, batched, params)
             except Exception as error:
-                error.add_note(f"in vmap over {self.size} examples, at {op.name}")
+                if not self.silent:
+                    error.add_note(f"in vmap over {self.size} examples, at {op.name}")
                 raise
         if out is NotImplemented and op.composed is not None:
             return op.composed(*inputs, *params)  # its parts come back here and have batch rules
