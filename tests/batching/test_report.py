@@ -66,7 +66,7 @@ def test_what_looks_at_its_own_tape_is_named(name: str, call: Any) -> None:
 def test_operations_that_cannot_be_batched_are_named() -> None:
     odd = ops.Op("test_odd", lambda x: x * x.sum(), vjp=(lambda g: g,))
     try:
-        dp.batched(lambda n: ops.apply(odd, (double(W * n),)) * len(np.nonzero(double(W))[0]), [1.0, 2.0])
+        dp.batched(lambda n: ops.apply(odd, (double(W) * n,)) * len(np.nonzero(double(W))[0]), [1.0, 2.0])
     finally:
         del ops.table["test_odd"]
     assert dp.explain_batching().alone == {
@@ -78,6 +78,12 @@ def test_operations_that_cannot_be_batched_are_named() -> None:
 def test_operations_on_plain_arrays_are_named() -> None:
     dp.batched(lambda n: double(ops.tanh(ONE * n)), [1.0, 2.0])
     assert dp.explain_batching().alone == {("tanh", "its inputs are plain arrays, no recorded values"): 2}
+
+
+def test_operations_on_parameters_and_different_numbers_are_named() -> None:
+    dp.batched(lambda n: double(W * n) + W * 2.0, [1.0, 3.0, 1.0])  # two numbers, and one
+    why = "its inputs are parameters and numbers, other ones each time"
+    assert dp.explain_batching().alone == {("multiply", why): 3}
 
 
 def test_what_all_examples_share_is_computed_once_and_so_not_one_by_one() -> None:
