@@ -191,6 +191,15 @@ class cell(Generic[P, R]):  # a decorator, and named as one
                     "keep the rows in their order"
                 )
 
+    def _check_axes(self, outs: Sequence[Any], fewer: Sequence[Any], rows: int) -> None:
+        for out, other in zip(outs, fewer, strict=True):
+            if out.shape[1:] != other.shape[1:]:
+                raise ValueError(
+                    f"{self!r} returned shape {out.shape} for {rows} calls and {other.shape} for {rows - 1}: the batch "
+                    "on an axis besides the first comes of numbers of shape (batch,) beside rows of shape (batch, n); "
+                    "write number[:, None]"
+                )
+
     def _named(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """The arguments by name, for messages; by number if they do not fit."""
         try:
@@ -240,10 +249,27 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         rows = next(n for n in itertools.count(7) if n not in taken)  # a result that lost the batch shows
         draws = RowStreams([Key(0)] * rows)
         with applying(None), no_grad(), buffer_proposals(), np.errstate(all="ignore"):
-            zeros = iter([Tensor._of(spec.zeros(rows), None) for spec in specs])
-            try:
-                outs, structure = self._run(args, kwargs, zeros, draws)
+
+            def tried(
+                make: Callable[[Spec, int], Any], rows: int, draws: RowStreams
+            ) -> tuple[list[Any], Structure]:
+                its = iter([Tensor._of(make(spec, rows), None) for spec in specs])
+                outs, structure = self._run(args, kwargs, its, draws)
                 self._check(outs, structure, rows)
+                return outs, structure
+
+            try:
+                try:
+                    make = Spec.zeros
+                    outs, structure = tried(make, rows, draws)
+                except np.linalg.LinAlgError:
+                    make, draws = Spec.identities, RowStreams([Key(0)] * rows)
+                    outs, structure = tried(make, rows, draws)
+                if any(
+                    rows in out.shape[1:] for out in outs
+                ):  # the length of something else, or the batch again?
+                    fewer, _ = tried(make, rows - 1, RowStreams([Key(0)] * (rows - 1)))
+                    self._check_axes(outs, fewer, rows)
             except Exception as error:
                 error.add_note(self._explained(args, kwargs, recorder, rows))
                 raise

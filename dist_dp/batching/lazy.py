@@ -43,8 +43,15 @@ class Spec:
     def __repr__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
 
-    def zeros(self, rows: int) -> np.ndarray[Any, Any]:
-        return np.zeros((rows, *self.shape), self.dtype)
+    def zeros(self, *rows: int) -> np.ndarray[Any, Any]:
+        return np.zeros((*rows, *self.shape), self.dtype)
+
+    def identities(self, *rows: int) -> np.ndarray[Any, Any]:
+        """What has an inverse, for operations that zeros are nothing for; zeros where it is no square matrix."""
+        out = self.zeros(*rows)
+        if len(self.shape) > 1 and self.shape[-1] == self.shape[-2]:
+            out[...] = np.eye(self.shape[-1])
+        return out
 
 
 UNSEEN = -2

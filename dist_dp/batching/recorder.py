@@ -404,16 +404,16 @@ def _stack(values: Sequence[Any], spec: Spec) -> Tensor:
 
 def _results(op: Op, values: Sequence[Any], params: tuple[Any, ...]) -> tuple[tuple[Spec, ...], bool]:
     """The forms of the results, from a run on zeros; whether there are several."""
-    arrays = [
-        np.broadcast_to(np.zeros((), v.spec.dtype), v.spec.shape)
-        if type(v) is Lazy
-        else v.data
-        if isinstance(v, Tensor)
-        else v
-        for v in values
-    ]
-    with no_grad(), applying(None), np.errstate(all="ignore"):
-        outs = apply(op, arrays, params)
+
+    def tried(make: Callable[[Spec], Any]) -> Any:
+        arrays = [make(v.spec) if type(v) is Lazy else v.data if isinstance(v, Tensor) else v for v in values]
+        with no_grad(), applying(None), np.errstate(all="ignore"):
+            return apply(op, arrays, params)
+
+    try:
+        outs = tried(lambda spec: np.broadcast_to(np.zeros((), spec.dtype), spec.shape))
+    except np.linalg.LinAlgError:
+        outs = tried(Spec.identities)
     several = isinstance(outs, tuple)
     return tuple(Spec(o.shape, o.dtype) for o in (outs if several else (outs,))), several
 

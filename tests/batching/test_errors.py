@@ -12,6 +12,7 @@ from batching.cells import ONE, double, lines, look, notes, times
 
 import dist_dp as dp
 from dist_dp import ops
+from dist_dp.nn import functional as F
 
 # --- where it is found ------------------------------------------------------------------------------------------------
 
@@ -275,6 +276,30 @@ def test_results_that_are_none(body: Any, error: Any, message: str, batched: boo
     x = np.ones(2, np.float32)
     with pytest.raises(error, match=r"<cell made> must return tensors.*" + message):
         dp.batched(lambda n: made(x), range(3)) if batched else made(x)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 7])
+def test_a_batch_that_meets_itself_is_refused(calls: int) -> None:
+    """(B, 1) times (B,) is (B, B): of every number of calls, also of that which a body is tried on."""
+
+    @dp.cell
+    def scaled(x: Any, n: Any) -> Any:
+        return x * n
+
+    with pytest.raises(
+        ValueError, match=r"scaled> returned shape \(7, 7\) for 7 calls .*; write number\[:, None\]"
+    ):
+        dp.batched(lambda n: scaled(ONE[:1], n), range(calls))
+
+
+@pytest.mark.parametrize("calls", [1, 3, 7])
+def test_a_width_that_is_the_number_of_rows_of_the_trial(calls: int) -> None:
+    @dp.cell
+    def wide(x: Any) -> Any:
+        return F.dropout(ops.concatenate([x, x, x, x[:, :1]], -1), 0.5)
+
+    out = dp.batched(lambda n: wide(ONE * n), range(calls))
+    assert out.shape == (calls, 7)
 
 
 @pytest.mark.parametrize("word", ["word", "n"])

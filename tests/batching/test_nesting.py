@@ -241,3 +241,20 @@ def test_batched_where_many_stand_for_one_already_is_refused() -> None:
         nested(np.ones(2, np.float32))
     with pytest.raises(TypeError, match=r"dp\.batched inside dp\.vmap"):
         dp.vmap(lambda x: dp.batched(lambda n: x * n, [1.0]))(np.ones((3, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: np.linalg.inv(a),
+        lambda a: np.linalg.cholesky(a),
+        lambda a: np.linalg.solve(a, np.ones((2, 1), np.float32)),
+        lambda a: np.linalg.inv(F.dropout(a, 0.0)) * dp.random.bernoulli(0.5, a.shape),
+    ],
+)
+@pytest.mark.parametrize("make", [dp.cell, lambda function: function], ids=["cell", "operation"])
+def test_what_zeros_are_nothing_for(function: Any, make: Any) -> None:
+    """An inverse has a form, which is found without a run on zeros."""
+    step = make(function)
+    matrix = dp.tensor([[2.0, 1.0], [1.0, 3.0]], requires_grad=True)
+    agree(lambda n: step(add(matrix * n, np.eye(2, dtype=np.float32))), [1.0, 2.0, 3.0], matrix)
