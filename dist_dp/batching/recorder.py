@@ -26,7 +26,7 @@ from ..pytree import Structure
 from ..tape import OFF, Interpreter, applying, enable_grad, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
-from .lazy import UNSEEN, Call, Lazy, Spec, Written, line_of
+from .lazy import UNSEEN, Call, Lazy, Spec, Written
 from .report import Report
 from .schedule import batches, forget, needed
 from .vectorize import Batched, Level, whole
@@ -148,7 +148,8 @@ class Recorder(Interpreter):
                 if type(value) is float or type(value) is int:
                     key[i + 2] = _NUMBER
         signature = self._signature(key, params, op, values, floating)
-        outs = self.note(signature, values, *_caller(sys._getframe(1)))
+        caller = _caller(sys._getframe(1))
+        outs = self.note(signature, values, caller.f_code, caller.f_lasti)
         return outs[0] if signature.single else outs
 
     def note(
@@ -229,8 +230,8 @@ class Recorder(Interpreter):
     def compute(self, value: Lazy) -> None:
         """Compute `value`; an example that can wait lets the others come as far as they can first."""
         if not self.closed:
-            code, instruction = _caller(sys._getframe(1))
-            self.report.reads[code.co_filename, line_of(code, instruction)] += 1
+            reader = _caller(sys._getframe(1))
+            self.report.reads[reader.f_code.co_filename, reader.f_lineno] += 1
         if not self.suspend(value):
             self.flush([value])
 
@@ -452,13 +453,13 @@ def _operation(
 _OURS: dict[CodeType, bool] = {}
 
 
-def _caller(frame: Any) -> tuple[CodeType, int]:
-    """The innermost line that is neither in this package nor in NumPy."""
+def _caller(frame: Any) -> Any:
+    """The innermost frame that is neither in this package nor in NumPy."""
     while True:
         code = frame.f_code
         ours = _OURS.get(code)
         if ours is None:
             ours = _OURS[code] = code.co_filename.startswith(_PACKAGES)
         if not ours or frame.f_back is None:
-            return code, frame.f_lasti
+            return frame
         frame = frame.f_back
