@@ -23,7 +23,7 @@ from ..tensor import Tensor
 from .lazy import Lazy, Written, body
 from .recorder import Recorder
 from .report import Report
-from .vectorize import Level, fallbacks
+from .vectorize import Level
 
 
 class _Last(threading.local):
@@ -98,7 +98,6 @@ def batched(
             return _stacked({i: _scoped(fun, *its) for i, its in chosen.items()})
         recorder = Recorder(max_batch)
         reports.append(recorder.report)
-        looped = Counter(fallbacks)
         collecting = gc.isenabled()
         gc.disable()  # thousands of calls that are alive anyway make it look through all of them again and again
         try:
@@ -108,8 +107,6 @@ def batched(
             )
             return _stacked(results, recorder)
         finally:
-            for name, times in (Counter(fallbacks) - looped).items():
-                recorder.report.alone[name, "it has no batch rule for these inputs"] += times
             recorder.report.kinds = Counter(signature.name for signature in recorder.signatures.values())
             recorder.close()
             if collecting:

@@ -19,7 +19,7 @@ from .. import ops
 from ..arguments import check_function
 from ..ops.core import Op, apply, as_array
 from ..pytree import flatten, flatten_like, unflatten
-from ..tape import Interpreter, applying
+from ..tape import Interpreter, applying, mode
 from ..tensor import Tensor
 
 P = ParamSpec("P")
@@ -45,10 +45,10 @@ class Level(Interpreter):
             if not any(batched):
                 return apply(op, whole, params)
             try:
-                out = NotImplemented  # as a batch rule says of inputs that it cannot take together
+                out = NotImplemented  # or None, as a batch rule says of inputs that it cannot take together
                 if op.batch is not None:
                     out = op.batch(op, self.size, whole, batched, params)
-                if out is NotImplemented and op.composed is None:
+                if out is None or (out is NotImplemented and op.composed is None):
                     out = self._looped(op, whole, batched, params)
             except Exception as error:
                 if not self.silent:
@@ -60,6 +60,9 @@ class Level(Interpreter):
 
     def _looped(self, op: Op, whole: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
         fallbacks[op.name] += 1
+        if mode.calls:
+            alone = mode.calls[0].signature.recorder.report.alone
+            alone[op.name, "it has no batch rule for these inputs"] += self.size
         if self.size == 0:
             raise ValueError(f"{op.name} has no batch rule, so vmap needs at least one example")
         examples = [

@@ -127,3 +127,18 @@ def test_programs_in_threads_are_those_of_one_thread(its: list[Program], failing
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(len(its))] == expected and -1 in found
+
+
+def test_the_report_of_a_thread_is_of_that_thread() -> None:
+    odd = ops.Op("test_odd", lambda x: x * x.sum())
+    del ops.table["test_odd"]
+
+    def beside() -> None:
+        thread = threading.Thread(
+            target=lambda: dp.batched(lambda n: ops.apply(odd, (double(ONE * n),)), [1.0, 2.0])
+        )
+        thread.start()
+        thread.join()
+
+    dp.batched(lambda n: (beside(), double(ONE * n))[1], [1.0])
+    assert not [name for name, _ in dp.explain_batching().alone if name == odd.name]

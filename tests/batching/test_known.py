@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
-from batching.cells import ONE, double
+from batching.cells import ONE
 
 import dist_dp as dp
 from dist_dp import ops
@@ -24,22 +23,6 @@ def test_a_body_that_refuses_zeros() -> None:
         return F.cross_entropy(x, label - 1, reduction="none")
 
     dp.batched(lambda label: loss(ONE, label), [1, 2])
-
-
-@pytest.mark.xfail(strict=True, reason="what ran without a batch rule is counted for all threads together")
-def test_the_report_of_a_thread_is_of_that_thread() -> None:
-    odd = ops.Op("test_known_odd", lambda x: x * x.sum())
-    del ops.table["test_known_odd"]
-
-    def beside() -> None:
-        thread = threading.Thread(
-            target=lambda: dp.batched(lambda n: ops.apply(odd, (double(ONE * n),)), [1.0, 2.0])
-        )
-        thread.start()
-        thread.join()
-
-    dp.batched(lambda n: (beside(), double(ONE * n))[1], [1.0])
-    assert not [name for name, _ in dp.explain_batching().alone if name == odd.name]
 
 
 @pytest.mark.xfail(
