@@ -42,7 +42,8 @@ class Mode(threading.local):
     `state` is OFF (compute only), RECORD (compute, leave nodes) or INTERPRET (hand the operation to `interpreter`, the
     way of vmap and of anomaly detection). Each thread starts recording. `beneath` is OFF or RECORD: the state that an
     operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes. `calls`
-    are those that the batch stands for which is computed now.
+    are those that the batch stands for which is computed now. `segment` is the innermost
+    `checkpoint` whose function runs for the first time.
     """
 
     state: int = RECORD
@@ -50,6 +51,7 @@ class Mode(threading.local):
     interpreter: Interpreter | None = None
     inspect: Callable[[Node, int, Any, Any], None] | None = None
     calls: Sequence[Any] = ()
+    segment: Any = None
 
 
 mode = Mode()
@@ -163,7 +165,7 @@ class Node:
         parents: for every input its `Node` or `Leaf`, or None where the input carries no gradient.
         saved: what the rules read, per input (or once for a joint rule); None after backward has freed it.
         params: the operation's non-array arguments.
-        seq: the clock at recording.
+        seq: the clock at recording; of a value of `dp.batched`, half a tick after its block.
         shape: shape of the output, to which gradients are reduced after broadcasting; with several outputs a tuple of
             (shape, dtype), one for each.
         hooks: functions called with the finished gradient of the output, or None.

@@ -250,11 +250,11 @@ class _State:
     """What of this thread belongs to the example that runs: how operations are applied, and what it draws from."""
 
     def __init__(self) -> None:
-        self._mode = mode.state, mode.beneath, mode.interpreter
+        self._mode = mode.state, mode.beneath, mode.interpreter, mode.segment
         self._scopes = random.scopes.stack
 
     def restore(self) -> None:
-        mode.state, mode.beneath, mode.interpreter = self._mode
+        mode.state, mode.beneath, mode.interpreter, mode.segment = self._mode
         random.scopes.stack = self._scopes
 
 

@@ -172,6 +172,7 @@ class Lazy(Tensor):
         except AttributeError:
             shape = rows.data.shape
             it._node = Node(part, (rows.node,), ((it.row, shape),), (it.row,), shape[1:])
+            it._node.seq = rows.node.seq + 0.5  # when it was computed, not when somebody asks
             return it._node
 
     @property

@@ -11,9 +11,10 @@ waits, and will make a larger batch later. `schedule.batches` says in which orde
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 from .. import ops
 from ..ops.core import Op, apply
 from ..pytree import Structure
-from ..tape import OFF, Interpreter, applying, enable_grad, mode, no_grad
+from ..tape import OFF, Interpreter, applying, clock, enable_grad, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
 from .lazy import UNSEEN, Call, Lazy, Spec, Written
@@ -89,6 +90,7 @@ class Recorder(Interpreter):
     Attributes:
         example: the index of the example that runs now.
         closed: the `dp.batched` has ended.
+        segment: the `checkpoint` that it was made in.
         report: what was computed so far, and how.
         suspend: how an example waits for a value, if others can go on meanwhile.
     """
@@ -100,6 +102,7 @@ class Recorder(Interpreter):
         self.max_batch = max_batch
         self.example = 0
         self.closed = False
+        self.segment = mode.segment
         self.report = Report()
         self.suspend: Callable[[Lazy], bool] = lambda value: False
         self.signatures: dict[Any, Signature] = {}
@@ -232,8 +235,9 @@ class Recorder(Interpreter):
         if not self.closed:
             reader = _caller(sys._getframe(1))
             self.report.reads[reader.f_code.co_filename, reader.f_lineno] += 1
-        if not self.suspend(value):
-            self.flush([value])
+        with self._outside_of_segments():
+            if not self.suspend(value):
+                self.flush([value])
 
     def flush(self, wanted: Iterable[Lazy]) -> None:
         """Compute these values and all that they need."""
@@ -242,12 +246,24 @@ class Recorder(Interpreter):
             return
         self.report.flushes += 1
         try:
-            with applying(self.outer):
+            with self._outside_of_segments(), applying(self.outer):
                 for signature, batch in batches(calls, self.max_batch):
                     self._run(signature, batch)
         except BaseException:
             forget(calls)
             raise
+
+    @contextlib.contextmanager
+    def _outside_of_segments(self) -> Iterator[None]:
+        """Tell every `checkpoint` that was entered since the recorder was made that nodes made now are not its own."""
+        start = clock()
+        try:
+            yield
+        finally:
+            segment = mode.segment
+            while segment is not None and segment is not self.segment:
+                segment.waits.append((start, clock()))
+                segment = segment.outer
 
     def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
         outer, self._batch = self._batch, object()
@@ -295,6 +311,8 @@ class Recorder(Interpreter):
                 return _stack(values, spec)
             if block.recorder is self:
                 return block.take([value.row for value in values], self._batch)
+        if any(block is not None and block.recorder is not self for block in groups):
+            return self.column([self._adopted(v) for v in values], spec)
         # Of several blocks, such as computed states beside a first one of zeros: copied into one, which has a gradient
         # if any of them has.
         own = self._block(spec, any(block is not None and block.rows.node is not None for block in groups))
@@ -321,6 +339,12 @@ class Recorder(Interpreter):
             with enable_grad():  # calls that come later may want its gradient
                 self._parameters[x.node] = self.held(x)
         return self._parameters[x.node]
+
+    def _adopted(self, value: Any) -> Any:
+        """A value of another `dp.batched` as a tensor like others, at its own place on the tape."""
+        if type(value) is not Lazy or value.block.recorder is self:
+            return value
+        return Tensor._of(value.data, value.node)
 
     def held(self, x: Tensor) -> Lazy:
         """A tensor as a row of a block."""

@@ -258,3 +258,38 @@ def test_what_zeros_are_nothing_for(function: Any, make: Any) -> None:
     step = make(function)
     matrix = dp.tensor([[2.0, 1.0], [1.0, 3.0]], requires_grad=True)
     agree(lambda n: step(add(matrix * n, np.eye(2, dtype=np.float32))), [1.0, 2.0, 3.0], matrix)
+
+
+@dp.cell
+def bent(x: Any, y: Any) -> Any:
+    return ops.tanh(x * y)
+
+
+@pytest.mark.parametrize("transform", ["checkpoint", "grad", "jvp", "inner"])
+@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_transform_of_a_function_that_closes_over_values(
+    w: Any, transform: str, read: bool, used: bool
+) -> None:
+    """Values that are computed already or only then, and that others use too."""
+
+    def program(n: float) -> Any:
+        h, before = bent(w * n, w), bent(w, w + n)
+        if read:
+            h.sum().item()
+
+        def function(x: Any) -> Any:
+            inner = dp.batched(lambda k: bent(x * k, h), [1.0, 2.0]).sum(0)
+            return inner * before if before.sum().item() > -9.0 else inner
+
+        if transform == "checkpoint":
+            out = dp.checkpoint(function)(before)
+        elif transform == "grad":
+            out = dp.grad(lambda x: (function(x) * x).sum())(before)
+        elif transform == "jvp":
+            out = dp.jvp(function, (before,), (ONE,))[1]
+        else:
+            out = dp.checkpoint(lambda x: dp.checkpoint(function)(x * h) + h)(before)
+        return out + bent(h, before) if used else out
+
+    agree(program, [1.0, 2.0, 3.0], w)

@@ -162,8 +162,29 @@ class Run:
         self.h = dp.batched(inner, [1.0, 2.0]).sum(0)
         self.go(inside)
 
+    def part(self, inside: Steps) -> Any:
+        """The steps inside as a function that may be computed twice."""
 
-names = [name for name in vars(Run) if not name.startswith("_") and name not in ("read", "go")]
+        def function(x: Any) -> Any:
+            run = Run(0)
+            run.h = mixed(x, self_h)
+            return run.go(inside)
+
+        self_h = self.h * 0.3
+        return function
+
+    def checkpointed(self, inside: Steps) -> None:
+        self.h = dp.checkpoint(self.part(inside))(self.h)
+
+    def derived(self, inside: Steps) -> None:
+        function = self.part(inside)
+        self.h = self.h - 0.5 * dp.grad(lambda x: (function(x) * x).sum())(self.h)
+
+    def pushed(self, inside: Steps) -> None:
+        self.h = self.h - dp.jvp(self.part(inside), (self.h,), (np.ones(2),))[1]
+
+
+names = [name for name in vars(Run) if not name.startswith("_") and name not in ("read", "go", "part")]
 blocks = st.recursive(
     st.just(()),
     lambda inside: st.lists(st.tuples(st.sampled_from(names), inside), max_size=3).map(tuple),
