@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .compact import Compact, Part, total
 from .ops.core import Op, append, apply, identity, one_output, output
 from .tape import OFF, RECORD, Hook, Leaf, Node, mode, writes
 from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from .batching.block import Block
 
 Target = Node | Leaf
 _seq = attrgetter("seq")
@@ -434,6 +437,7 @@ def forward(seeds: Mapping[Target, Any], roots: Sequence[Target | None], *, crea
     """
     uses = reach([r for r in roots if r is not None], seeds)
     tangents: dict[Target, Any] = dict(seeds)
+    blocks: dict[Target, Block] = {}
     node: Any = None
     try:
         with _sweeping(create_graph):
@@ -444,7 +448,8 @@ def forward(seeds: Mapping[Target, Any], roots: Sequence[Target | None], *, crea
                     tangents[node] = tangents[node.parents[0]][node.params[0]]
                     continue
                 if node.op is append:
-                    tangents[node] = _grown(node, [tangents.get(p) for p in node.parents])
+                    t = _grown(node, tangents.get(node.parents[1]), blocks)
+                    tangents[node] = t if create_graph else t.data
                     continue
                 ts = [tangents.get(p) if p is not None else None for p in node.parents]
                 t = recorded_jvp(node, ts) if create_graph else _jvp(node, ts)
@@ -458,16 +463,23 @@ def forward(seeds: Mapping[Target, Any], roots: Sequence[Target | None], *, crea
     return [None if r is None else tangents.get(r) for r in roots]
 
 
-def _grown(node: Node, ts: Sequence[Any]) -> Any:
-    """The tangent of a block from those of its two parts; zeros for one that has none."""
-    start, rows = node.params[0], node.shape[0]
-    like = next(t for t in ts if t is not None)
-    lengths = (start, rows - start)
-    parts = [
-        np.zeros((n, *node.shape[1:]), like.dtype) if t is None else t
-        for n, t in zip(lengths, ts, strict=True)
-    ]
-    return np.concatenate(parts)
+def _grown(node: Node, new: Any, blocks: dict[Target, Block]) -> Any:
+    """The tangent of a block that grew by rows of tangent `new`, which is None for zeros.
+
+    It is a growing block itself: `blocks` has those of all blocks by their last append, unless all of it is zero.
+    """
+    from .batching.block import Block  # made of operations, which stand above the sweeps
+
+    start, shape = node.params[0], node.shape
+    block = blocks.pop(node.parents[0], None)
+    if block is None:
+        block = Block(None, shape[1:], new.dtype)  # type: ignore[arg-type]  # nobody asks whose it is
+        block.append(Tensor._of(np.zeros((start, *shape[1:]), new.dtype), None), object())
+    if new is None:
+        new = np.zeros((shape[0] - start, *shape[1:]), block.rows.dtype)
+    block.append(new if isinstance(new, Tensor) else Tensor._of(new, None), object())
+    blocks[node] = block
+    return block.rows
 
 
 def _jvp(node: Node, ts: Sequence[Any]) -> Any:

@@ -51,7 +51,7 @@ Tree = TypeVar("Tree")
 
 
 class _Run:
-    """One run of `call` on `xs`, its differentiable inputs, each under a node of its own.
+    """One run of `call` on `xs`, its differentiable inputs, each under a node of its own, for the transform `name`.
 
     Attributes:
         inputs: the inputs as the function saw them.
@@ -60,10 +60,12 @@ class _Run:
         linked: whether other things that carry a gradient were reached, so that sweeps must be recorded.
     """
 
-    def __init__(self, call: Callable[[list[Tensor]], Any], xs: Sequence[Tensor], has_aux: bool) -> None:
+    def __init__(
+        self, name: str, call: Callable[[list[Tensor]], Any], xs: Sequence[Tensor], has_aux: bool
+    ) -> None:
         recording = is_grad_enabled()
         self.inputs = [_alias(x) for x in xs]
-        with enable_grad(), at_once():
+        with enable_grad(), at_once(name):
             result = call(self.inputs)
         self.aux = None
         if has_aux:
@@ -214,6 +216,7 @@ def _seeds(likes: Sequence[Tensor], structure: Structure, tree: Any, name: str) 
 
 
 def _run_at(
+    name: str,
     fun: Callable[..., Any],
     args: Sequence[Any],
     kwargs: dict[str, Any],
@@ -229,14 +232,14 @@ def _run_at(
             full[i] = tree
         return fun(*full, **kwargs)
 
-    return _Run(call, xs, has_aux), xs, structure
+    return _Run(name, call, xs, has_aux), xs, structure
 
 
 def _run_all(
-    fun: Callable[..., Any], primals: Sequence[Any], name: str, has_aux: bool
+    name: str, fun: Callable[..., Any], primals: Sequence[Any], has_aux: bool
 ) -> tuple[_Run, list[Tensor], Structure]:
-    xs, structure = _inputs(primals, [f"{name}[{i}]" for i in range(len(primals))])
-    return _Run(lambda inputs: fun(*unflatten(structure, inputs)), xs, has_aux), xs, structure
+    xs, structure = _inputs(primals, [f"primals[{i}]" for i in range(len(primals))])
+    return _Run(name, lambda inputs: fun(*unflatten(structure, inputs)), xs, has_aux), xs, structure
 
 
 # ----- the transforms -----
@@ -271,7 +274,7 @@ def value_and_grad(
     @functools.wraps(fun)
     def with_gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         positions = _positions(argnums, len(args))
-        run, _, structure = _run_at(fun, args, kwargs, positions, has_aux)
+        run, _, structure = _run_at("grad", fun, args, kwargs, positions, has_aux)
         single = run.structure.kind is None
         if not single or run.outs[0].shape != () or run.outs[0].dtype.kind != "f":
             got = f"{run.outs[0].dtype} {run.outs[0].shape}" if single else f"a nesting of {len(run.outs)}"
@@ -325,7 +328,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[
     (tensor(6.), (tensor(3.), tensor(2.)))
     """
     check_function(fun)
-    run, _, structure = _run_all(fun, primals, "primals", has_aux)
+    run, _, structure = _run_all("vjp", fun, primals, has_aux)
 
     def f_vjp(cotangents: Any) -> Any:
         seeds = _seeds(run.outs, run.structure, cotangents, "cotangents")
@@ -359,7 +362,7 @@ def jvp(
             raise TypeError(
                 f"{name} must be a tuple with an entry for each argument of fun, got {_kind(value)}"
             )
-    run, xs, structure = _run_all(fun, primals, "primals", has_aux)
+    run, xs, structure = _run_all("jvp", fun, primals, has_aux)
     seeds = _seeds(xs, structure, tuple(tangents), "tangents")
     tangents_out = unflatten(run.structure, run.push(seeds))
     if has_aux:
@@ -379,7 +382,7 @@ def linearize(fun: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...
     (tensor(6.), tensor(12.))
     """
     check_function(fun)
-    run, xs, structure = _run_all(fun, primals, "primals", has_aux=False)
+    run, xs, structure = _run_all("linearize", fun, primals, has_aux=False)
 
     def f_jvp(*tangents: Any) -> Any:
         return unflatten(run.structure, run.push(_seeds(xs, structure, tangents, "tangents")))
@@ -428,7 +431,7 @@ def _jacobian(
     @functools.wraps(fun)
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:
         positions = _positions(argnums, len(args))
-        run, xs, structure = _run_at(fun, args, kwargs, positions, has_aux=False)
+        run, xs, structure = _run_at("jacobian", fun, args, kwargs, positions, has_aux=False)
         for out, path in zip(run.outs, paths(run.structure), strict=True):
             if out.dtype.kind != "f":
                 raise TypeError(f"fun must return floating Tensors, got {out.dtype} for result{path}")

@@ -7,9 +7,10 @@ other, and the user's function is handed examples again when it is called in the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -69,14 +70,29 @@ def _alias(x: Any) -> Tensor:
 # ----- checkpoint -----
 
 
-class _OlderThan:
-    """The nodes recorded before a moment, as a container for `reach`: leaves are older than everything."""
+class _Outside:
+    """The nodes that were not recorded by what ran since a moment, as a container for `reach`.
 
-    def __init__(self, moment: int) -> None:
-        self.moment = moment
+    Leaves are older than everything. Inside an example of `dp.batched` what runs may wait for values, which are
+    recorded meanwhile: `waits` has the times.
+    """
+
+    def __init__(self) -> None:
+        self.moment = clock()
+        self.waits: list[tuple[int, int]] = []
+        self.outer = mode.segment
 
     def __contains__(self, node: object) -> bool:
-        return node.seq < self.moment  # type: ignore[attr-defined,no-any-return]
+        seq: float = node.seq  # type: ignore[attr-defined]
+        return seq < self.moment or any(start < seq < stop for start, stop in self.waits)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        mode.segment = self
+        try:
+            yield
+        finally:
+            mode.segment = self.outer
 
 
 class _Segment(_Inside):
@@ -137,21 +153,22 @@ def checkpoint(fun: Callable[P, R]) -> Callable[P, R]:
     check_function(fun)
 
     @functools.wraps(fun)
-    @at_once()
+    @at_once("checkpoint")
     def checkpointed(*args: P.args, **kwargs: P.kwargs) -> Any:
         if not is_grad_enabled():
             return fun(*args, **kwargs)
         segment = _Segment(fun, (args, kwargs))
         below = segment.hide()
         inputs = [_alias(x) for x in below]
-        older = _OlderThan(clock())
-        outs, structure = segment.run(inputs)
+        outside = _Outside()
+        with outside.watching():
+            outs, structure = segment.run(inputs)
         segment.live = [i for i, o in enumerate(outs) if isinstance(o, Tensor) and o.node is not None]
         if not segment.live:
             return unflatten(structure, outs)
         own = {x.node for x in inputs}
-        used = reach([outs[i].node for i in segment.live], older)
-        segment.captured = [node for node in used if node in older and node not in own]
+        used = reach([outs[i].node for i in segment.live], outside)
+        segment.captured = [node for node in used if node in outside and node not in own]
         results = [whole(outs[i]) for i in segment.live]
         saved = (*(x.data for x in below), *[None] * len(segment.captured))
         common = Node(
@@ -269,7 +286,7 @@ class custom_vjp:
     def __repr__(self) -> str:
         return f"custom_vjp {getattr(self.fun, '__name__', self.fun)}"
 
-    @at_once()
+    @at_once("custom_vjp")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """
         Raises:

@@ -17,7 +17,7 @@ import functools
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,8 @@ class Mode(threading.local):
     way of vmap and of anomaly detection). Each thread starts recording. `beneath` is OFF or RECORD: the state that an
     operation meets below all interpreters. `inspect`, when set, is shown every gradient that a sweep computes; `watch`
     makes for each sweep what is told of its nodes, with the gradient of their output, when their turn comes, and of its
-    end (None).
+    end (None). `calls` are those that the batch stands for which is computed now. `segment` is the innermost
+    `checkpoint` whose function runs for the first time.
     """
 
     state: int = RECORD
@@ -51,6 +52,8 @@ class Mode(threading.local):
     interpreter: Interpreter | None = None
     inspect: Callable[[Node, int, Any, Any], None] | None = None
     watch: Callable[[], Callable[[Node | None, Any], None]] | None = None
+    calls: Sequence[Any] = ()
+    segment: Any = None
 
 
 mode = Mode()
@@ -71,6 +74,9 @@ class Interpreter:
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         raise NotImplementedError
 
+    def left_out(self, what: str) -> None:
+        """`what` is computed at once although this one postpones."""
+
 
 @contextlib.contextmanager
 def applying(interpreter: Interpreter | None) -> Iterator[None]:
@@ -87,10 +93,11 @@ def applying(interpreter: Interpreter | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
-    """Inside, operations are computed as they come, for what looks at the tape that they leave."""
+def at_once(what: str) -> Iterator[None]:
+    """Inside, operations are computed as they come, for `what` looks at the tape that they leave."""
     interpreter = mode.interpreter
     if mode.state == INTERPRET and interpreter is not None and interpreter.postpones:
+        interpreter.left_out(what)
         with applying(interpreter.outer):
             yield
     else:
@@ -160,7 +167,7 @@ class Node:
         parents: for every input its `Node` or `Leaf`, or None where the input carries no gradient.
         saved: what the rules read, per input (or once for a joint rule); None after backward has freed it.
         params: the operation's non-array arguments.
-        seq: the clock at recording.
+        seq: the clock at recording; of a value of `dp.batched`, half a tick after its block.
         shape: shape of the output, to which gradients are reduced after broadcasting; with several outputs a tuple of
             (shape, dtype), one for each.
         hooks: functions called with the finished gradient of the output, or None.

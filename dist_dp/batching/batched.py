@@ -23,7 +23,7 @@ from ..tensor import Tensor
 from .lazy import Lazy, Written, body
 from .recorder import Recorder
 from .report import Report
-from .vectorize import Level, fallbacks
+from .vectorize import Level
 
 
 class _Last(threading.local):
@@ -92,10 +92,12 @@ def batched(
     def part(start: int, stop: int) -> Any:
         chosen = {i: (examples[i], Stream(base.fold(i))) for i in range(start, stop)}
         if not enabled or _recording():  # inside another one, which batches these too
+            if not _recording():
+                reports.append(Report())
+                reports[-1].alone["the program", "enabled=False"] = len(chosen)
             return _stacked({i: _scoped(fun, *its) for i, its in chosen.items()})
         recorder = Recorder(max_batch)
         reports.append(recorder.report)
-        looped = Counter(fallbacks)
         collecting = gc.isenabled()
         gc.disable()  # thousands of calls that are alive anyway make it look through all of them again and again
         try:
@@ -105,7 +107,6 @@ def batched(
             )
             return _stacked(results, recorder)
         finally:
-            recorder.report.looped = Counter(fallbacks) - looped
             recorder.report.kinds = Counter(signature.name for signature in recorder.signatures.values())
             recorder.close()
             if collecting:
@@ -118,7 +119,9 @@ def batched(
         parts = {start: checkpoint(part)(start, min(start + wave, len(examples))) for start in starts}
         result = _joined(parts)
     if reports:
-        _last.report = sum(reports[1:], reports[0])
+        _last.report = reports[0]
+        for report in reports[1:]:
+            _last.report += report
     return result
 
 
@@ -148,7 +151,7 @@ def _joined(parts: Mapping[int, Any]) -> Any:
 
 
 def explain_batching() -> Report:
-    """What the last `batched` of this thread computed in which groups, and what ran one by one.
+    """What the last `batched` of this thread computed in which groups, and what ran one by one, why and where.
 
     Raises:
         RuntimeError: there was none.
@@ -247,11 +250,11 @@ class _State:
     """What of this thread belongs to the example that runs: how operations are applied, and what it draws from."""
 
     def __init__(self) -> None:
-        self._mode = mode.state, mode.beneath, mode.interpreter
+        self._mode = mode.state, mode.beneath, mode.interpreter, mode.segment
         self._scopes = random.scopes.stack
 
     def restore(self) -> None:
-        mode.state, mode.beneath, mode.interpreter = self._mode
+        mode.state, mode.beneath, mode.interpreter, mode.segment = self._mode
         random.scopes.stack = self._scopes
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from .. import ops, random
 from ..arguments import check_function
 from ..nn.buffers import buffer_proposals
-from ..pytree import Structure, flatten, unflatten
+from ..pytree import Structure, described, flatten, paths, unflatten
 from ..random import Key
 from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
 from .lazy import Call, Lazy, Spec, Written, body
-from .ragged import Ragged, inputs, zeros
+from .ragged import Ragged, inputs, trial
 from .recorder import Recorder, Signature, constant, frozen, kept
 
 P = ParamSpec("P")
@@ -112,8 +112,9 @@ class cell(Generic[P, R]):  # a decorator, and named as one
             key = (self, mode.beneath, _signed(args, values), _signed(kwargs, values) if kwargs else None)
             signature: Any = recorder.signatures.get(key)
         except TypeError as error:
+            name = self._refused(args, kwargs)
             raise TypeError(
-                f"{self!r}: an argument is neither a tensor, an array or a number nor hashable: {error}"
+                f"{self!r}: {name} is neither a tensor, an array or a number nor hashable: {error}"
             ) from None
         if signature is None:
             signature = recorder.signatures[key] = self._tried(recorder, args, kwargs)
@@ -146,12 +147,12 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         """A batch of one, with the random numbers of the next use of the current stream."""
         values: list[Any] = []
         specs = _specs((_signed(args, values), _signed(kwargs, values)))
+        self._check_values(values)
         stream = random.current()
         outs, structure = self._run(
             args, kwargs, inputs([values], specs, _with_batch), RowStreams(lambda: [stream.next_key()])
         )
-        for out in outs:
-            self._check(out, 1)
+        self._check(outs, structure, 1)
         return unflatten(structure, [out[0] for out in outs])
 
     def _run(
@@ -166,32 +167,111 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         finally:
             body.running = before
 
-    def _check(self, out: Any, rows: int) -> None:
-        if not isinstance(out, Tensor):
-            raise TypeError(f"{self!r} must return tensors, got {type(out).__name__}")
-        if not out.ndim or out.shape[0] != rows:
-            raise ValueError(
-                f"{self!r} must return tensors with the batch on their first axis ({rows} calls), got shape {out.shape}"
+    def _check_values(self, values: Sequence[Any]) -> None:
+        if not values:
+            raise TypeError(
+                f"{self!r} was called without any tensor, array or number, so that its body cannot know of how many "
+                "calls: give it an argument that differs between examples, or make it a plain function"
             )
+
+    def _check(self, outs: Sequence[Any], structure: Structure, rows: int) -> None:
+        if not outs:
+            raise TypeError(
+                f"{self!r} must return tensors, got {described(structure)}: is a `return` missing in its body?"
+            )
+        for out, path in zip(outs, paths(structure), strict=True):
+            if not isinstance(out, Tensor):
+                raise TypeError(
+                    f"{self!r} must return tensors, got {type(out).__name__} as its result{path}: a result needs a row "
+                    "for each call, as a tensor with the batch on its first axis"
+                )
+            if not out.ndim or out.shape[0] != rows:
+                raise ValueError(
+                    f"{self!r} must return tensors with the batch on their first axis ({rows} calls), got shape "
+                    f"{out.shape} as its result{path}: reduce over other axes than the first, as in x.sum(-1), and "
+                    "keep the rows in their order"
+                )
+
+    def _check_axes(self, outs: Sequence[Any], fewer: Sequence[Any], rows: int) -> None:
+        for out, other in zip(outs, fewer, strict=True):
+            if out.shape[1:] != other.shape[1:]:
+                raise ValueError(
+                    f"{self!r} returned shape {out.shape} for {rows} calls and {other.shape} for {rows - 1}: the batch "
+                    "on an axis besides the first comes of numbers of shape (batch,) beside rows of shape (batch, n); "
+                    "write number[:, None]"
+                )
+
+    def _named(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The arguments by name, for messages; by number if they do not fit."""
+        try:
+            return inspect.signature(self.fun).bind(*args, **kwargs).arguments
+        except TypeError:
+            return {**{f"argument {i}": x for i, x in enumerate(args)}, **kwargs}
+
+    def _refused(self, args: Any, kwargs: Any) -> str:
+        """The name of the argument that has no signature."""
+        for name, x in self._named(args, kwargs).items():
+            try:
+                hash(_signed(x, []))
+            except TypeError:
+                return name
+        return "an argument"
+
+    def _explained(self, args: Any, kwargs: Any, recorder: Recorder, rows: int) -> str:
+        """What a body that failed on `rows` rows of zeros was given."""
+        shown, numbers = [], []
+        for name, x in self._named(args, kwargs).items():
+            values: list[Any] = []
+            specs = _specs(_signed(x, values))
+            if specs:
+                shown.append(f"{name} {specs[0] if len(specs) == 1 else specs}")
+            if type(x) is not Ragged and any(
+                isinstance(v, (int, float, np.integer, np.floating)) for v in values
+            ):
+                numbers.append(name)
+        note = (
+            f"in {self!r}, called by example {recorder.example} with {', '.join(shown)}; tried on {rows} rows of "
+            "zeros, which are the first axis here"
+        )
+        if numbers:
+            note += (
+                f"\nin a body a number is an array, one for each call (here {', '.join(numbers)}): n[:, None] beside "
+                f"rows; @dp.cell(static={numbers}) hands the number itself to the body, for a width, an index, range() "
+                "or if"
+            )
+        return note
 
     def _tried(self, recorder: Recorder, args: Any, kwargs: Any) -> Signature:
         """The signature of these arguments, with the results found by a run on zeros; how a batch of it is computed."""
         values: list[Any] = []
         specs = _specs((_signed(args, values), _signed(kwargs, values)))
+        self._check_values(values)
         ragged = any(type(spec) is list for spec in specs)
         taken = {n for spec in flatten(specs)[0] for n in spec.shape}
         rows = next(n for n in itertools.count(7) if n not in taken)  # a result that lost the batch shows
         draws = RowStreams([Key(0)] * rows)
         with applying(None), no_grad(), buffer_proposals(), np.errstate(all="ignore"):
+
+            def tried(
+                make: Callable[[Spec, int], Any], rows: int, draws: RowStreams
+            ) -> tuple[list[Any], Structure]:
+                outs, structure = self._run(args, kwargs, trial(rows, specs, make), draws)
+                self._check(outs, structure, rows)
+                return outs, structure
+
             try:
-                outs, structure = self._run(args, kwargs, zeros(rows, specs), draws)
-                for out in outs:
-                    self._check(out, rows)
+                try:
+                    make = Spec.zeros
+                    outs, structure = tried(make, rows, draws)
+                except np.linalg.LinAlgError:
+                    make, draws = Spec.identities, RowStreams([Key(0)] * rows)
+                    outs, structure = tried(make, rows, draws)
+                # Is it the length of something else, or the batch again?
+                if any(rows in out.shape[1:] for out in outs):
+                    fewer, _ = tried(make, rows - 1, RowStreams([Key(0)] * (rows - 1)))
+                    self._check_axes(outs, fewer, rows)
             except Exception as error:
-                error.add_note(
-                    f"in {self!r}, called by example {recorder.example} with {specs}; tried on {rows} rows of zeros, "
-                    "which are the first axis here"
-                )
+                error.add_note(self._explained(args, kwargs, recorder, rows))
                 raise
 
         def run(calls: Sequence[Call]) -> Sequence[Tensor]:

@@ -43,8 +43,15 @@ class Spec:
     def __repr__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
 
-    def zeros(self, rows: int) -> np.ndarray[Any, Any]:
-        return np.zeros((rows, *self.shape), self.dtype)
+    def zeros(self, *rows: int) -> np.ndarray[Any, Any]:
+        return np.zeros((*rows, *self.shape), self.dtype)
+
+    def identities(self, *rows: int) -> np.ndarray[Any, Any]:
+        """What has an inverse, for operations that zeros are nothing for; zeros where it is no square matrix."""
+        out = self.zeros(*rows)
+        if len(self.shape) > 1 and self.shape[-1] == self.shape[-2]:
+            out[...] = np.eye(self.shape[-1])
+        return out
 
 
 UNSEEN = -2
@@ -95,6 +102,18 @@ class Call:
     waits: int
     users: list[Call]
     depth: int
+
+    @property
+    def site(self) -> str:
+        """The line that made it, as `file:line`."""
+        return f"{self.code.co_filename}:{line_of(self.code, self.instruction)}"
+
+
+def line_of(code: CodeType, instruction: int) -> int:
+    for start, stop, line in code.co_lines():
+        if start <= instruction < stop and line is not None:
+            return line
+    return code.co_firstlineno
 
 
 class Lazy(Tensor):
@@ -153,6 +172,7 @@ class Lazy(Tensor):
         except AttributeError:
             shape = rows.data.shape
             it._node = Node(part, (rows.node,), ((it.row, shape),), (it.row,), shape[1:])
+            it._node.seq = rows.node.seq + 0.5  # when it was computed, not when somebody asks
             return it._node
 
     @property

@@ -90,10 +90,10 @@ def inputs(
             at = stops
 
 
-def zeros(rows: int, specs: Sequence[Any]) -> Iterator[Any]:
-    """Inputs for `rows` calls whose ragged lists have 1, 2, ... items."""
+def trial(rows: int, specs: Sequence[Any], make: Callable[[Spec, int], NDArray[Any]]) -> Iterator[Any]:
+    """Made inputs for `rows` calls, whose ragged lists have 1, 2, ... items."""
     calls: list[list[Any]] = [[] for _ in range(rows)]
     for spec in specs:
         for n, values in enumerate(calls, 1):
             values += [n, *[None] * (n * len(spec))] if type(spec) is list and spec else [0]
-    return inputs(calls, specs, lambda values, spec, aligned: Tensor._of(spec.zeros(len(values)), None))
+    return inputs(calls, specs, lambda values, spec, aligned: Tensor._of(make(spec, len(values)), None))

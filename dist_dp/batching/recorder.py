@@ -11,9 +11,10 @@ waits, and will make a larger batch later. `schedule.batches` says in which orde
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 from .. import ops
 from ..ops.core import Op, apply
 from ..pytree import Structure
-from ..tape import OFF, Interpreter, applying, at_once, enable_grad, mode, no_grad
+from ..tape import OFF, Interpreter, applying, clock, enable_grad, mode, no_grad
 from ..tensor import Tensor
 from .block import Block
 from .lazy import UNSEEN, Call, Lazy, Spec, Written
@@ -33,7 +34,7 @@ from .vectorize import Batched, Level, whole
 
 _new_lazy = Lazy.__new__
 _new_call = Call.__new__
-_PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_PACKAGES = tuple(str(Path(path).parent) + os.sep for path in (Path(__file__).parent, np.__file__))
 
 
 class Signature:
@@ -89,6 +90,7 @@ class Recorder(Interpreter):
     Attributes:
         example: the index of the example that runs now.
         closed: the `dp.batched` has ended.
+        segment: the `checkpoint` that it was made in.
         report: what was computed so far, and how.
         suspend: how an example waits for a value, if others can go on meanwhile.
     """
@@ -100,6 +102,7 @@ class Recorder(Interpreter):
         self.max_batch = max_batch
         self.example = 0
         self.closed = False
+        self.segment = mode.segment
         self.report = Report()
         self.suspend: Callable[[Lazy], bool] = lambda value: False
         self.signatures: dict[Any, Signature] = {}
@@ -137,15 +140,19 @@ class Recorder(Interpreter):
                 key.append(constant(x))
                 values.append(x)
         if not recorded and not (shared and any(type(v) is np.ndarray for v in values)):
-            return self._at_once(op, inputs, params, key) if shared else self._now(op, inputs, params)
-        if op.name == "nonzero":  # how many there are depends on the values
-            return self._now(op, [x.computed() if type(x) is Lazy else x for x in inputs], params)
+            if shared:
+                return self._once(op, inputs, params, key)
+            return self._now(op, inputs, params, "its inputs are plain arrays, no recorded values")
+        if op.name == "nonzero":
+            found = [x.computed() if type(x) is Lazy else x for x in inputs]
+            return self._now(op, found, params, "how many there are depends on the values")
         if op.broadcasts and floating is not None:  # a number is data as well, of the dtype of what it meets
             for i, value in enumerate(values):
                 if type(value) is float or type(value) is int:
                     key[i + 2] = _NUMBER
         signature = self._signature(key, params, op, values, floating)
-        outs = self.note(signature, values, *_caller(sys._getframe(1)))
+        caller = _caller(sys._getframe(1))
+        outs = self.note(signature, values, caller.f_code, caller.f_lasti)
         return outs[0] if signature.single else outs
 
     def note(
@@ -169,19 +176,23 @@ class Recorder(Interpreter):
         call.outs = several = tuple(outs)
         return several
 
-    def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...]) -> Any:
-        with at_once():
+    def left_out(self, what: str) -> None:
+        self.report.alone[what, "it looks at the tape of its own example"] += 1
+
+    def _now(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], why: str) -> Any:
+        self.report.alone[op.name, why] += 1
+        with applying(self.outer):
             return apply(op, inputs, params)
 
-    def _at_once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
+    def _once(self, op: Op, inputs: Sequence[Any], params: tuple[Any, ...], key: list[Any]) -> Any:
         """An operation on what all examples share, such as the transpose of a weight, is computed once."""
         key.append(frozen(params))
         known = tuple(key)
         if known not in self._shared:
-            self._shared[known] = (
-                self._now(op, inputs, params),
-                inputs,
-            )  # kept: ids of their nodes stand in the key
+            if any(type(x) in _NUMBERS for x in inputs):
+                self.report.alone[op.name, "its inputs are parameters and numbers, other ones each time"] += 1
+            with applying(self.outer):
+                self._shared[known] = apply(op, inputs, params), inputs  # kept: their nodes stand in the key
         out = self._shared[known][0]  # an example may write into its own
         return (
             tuple([Tensor._of(o.data, o.node) for o in out])
@@ -221,8 +232,12 @@ class Recorder(Interpreter):
 
     def compute(self, value: Lazy) -> None:
         """Compute `value`; an example that can wait lets the others come as far as they can first."""
-        if not self.suspend(value):
-            self.flush([value])
+        if not self.closed:
+            reader = _caller(sys._getframe(1))
+            self.report.reads[reader.f_code.co_filename, reader.f_lineno] += 1
+        with self._outside_of_segments():
+            if not self.suspend(value):
+                self.flush([value])
 
     def flush(self, wanted: Iterable[Lazy]) -> None:
         """Compute these values and all that they need."""
@@ -231,18 +246,30 @@ class Recorder(Interpreter):
             return
         self.report.flushes += 1
         try:
-            with applying(self.outer):
+            with self._outside_of_segments(), applying(self.outer):
                 for signature, batch in batches(calls, self.max_batch):
                     self._run(signature, batch)
         except BaseException:
             forget(calls)
             raise
 
+    @contextlib.contextmanager
+    def _outside_of_segments(self) -> Iterator[None]:
+        """Tell every `checkpoint` that was entered since the recorder was made that nodes made now are not its own."""
+        start = clock()
+        try:
+            yield
+        finally:
+            segment = mode.segment
+            while segment is not None and segment is not self.segment:
+                segment.waits.append((start, clock()))
+                segment = segment.outer
+
     def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
         outer, self._batch = self._batch, object()
         try:
             with no_grad() if signature.constant else enable_grad():
-                results = signature.run(calls)
+                results = _together(signature, calls)
         except Exception as error:
             raise self._located(signature, calls, error) from error.__cause__
         finally:
@@ -288,6 +315,8 @@ class Recorder(Interpreter):
                 return _stack(values, spec)
             if block.recorder is self:
                 return block.take([value.row for value in values], batch)
+        if any(block is not None and block.recorder is not self for block in groups):
+            return self.column([self._adopted(v) for v in values], spec, aligned)
         # Of several blocks, such as computed states beside a first one of zeros: copied into one, which has a gradient
         # if any of them has.
         own = self._block(spec, any(block is not None and block.rows.node is not None for block in groups))
@@ -315,6 +344,12 @@ class Recorder(Interpreter):
                 self._parameters[x.node] = self.held(x)
         return self._parameters[x.node]
 
+    def _adopted(self, value: Any) -> Any:
+        """A value of another `dp.batched` as a tensor like others, at its own place on the tape."""
+        if type(value) is not Lazy or value.block.recorder is self:
+            return value
+        return Tensor._of(value.data, value.node)
+
     def held(self, x: Tensor) -> Lazy:
         """A tensor as a row of a block."""
         value = _new_lazy(Lazy)
@@ -329,7 +364,7 @@ class Recorder(Interpreter):
         if len(calls) > 1:
             for call in calls:
                 try:
-                    signature.run([call])
+                    _together(signature, [call])
                 except Exception as alone:
                     culprit, error = call, alone
                     break
@@ -338,12 +373,19 @@ class Recorder(Interpreter):
                     f"in {signature.name}, in a batch of {len(calls)} calls, none of which fails alone"
                 )
                 return error
-        code, line = culprit.code, _line(culprit.code, culprit.instruction)
         error.add_note(
-            f"in {signature.name}, called by example {culprit.example} at {code.co_filename}:{line} "
-            f"({code.co_qualname}), in a batch of {len(calls)} calls"
+            f"in {signature.name}, called by example {culprit.example} at {culprit.site} "
+            f"({culprit.code.co_qualname}), in a batch of {len(calls)} calls"
         )
         return error
+
+
+def _together(signature: Signature, calls: Sequence[Call]) -> Sequence[Tensor]:
+    before, mode.calls = mode.calls, calls
+    try:
+        return signature.run(calls)
+    finally:
+        mode.calls = before
 
 
 # --- what a signature is made of --------------------------------------------------------------------------------------
@@ -391,16 +433,16 @@ def _stack(values: Sequence[Any], spec: Spec) -> Tensor:
 
 def _results(op: Op, values: Sequence[Any], params: tuple[Any, ...]) -> tuple[tuple[Spec, ...], bool]:
     """The forms of the results, from a run on zeros; whether there are several."""
-    arrays = [
-        np.broadcast_to(np.zeros((), v.spec.dtype), v.spec.shape)
-        if type(v) is Lazy
-        else v.data
-        if isinstance(v, Tensor)
-        else v
-        for v in values
-    ]
-    with no_grad(), applying(None), np.errstate(all="ignore"):
-        outs = apply(op, arrays, params)
+
+    def tried(make: Callable[[Spec], Any]) -> Any:
+        arrays = [make(v.spec) if type(v) is Lazy else v.data if isinstance(v, Tensor) else v for v in values]
+        with no_grad(), applying(None), np.errstate(all="ignore"):
+            return apply(op, arrays, params)
+
+    try:
+        outs = tried(lambda spec: np.broadcast_to(np.zeros((), spec.dtype), spec.shape))
+    except np.linalg.LinAlgError:
+        outs = tried(Spec.identities)
     several = isinstance(outs, tuple)
     return tuple(Spec(o.shape, o.dtype) for o in (outs if several else (outs,))), several
 
@@ -412,7 +454,7 @@ def _operation(
     kinds = [type(v) for v in like]
 
     def run(calls: Sequence[Call]) -> Sequence[Tensor]:
-        level = Level(len(calls))
+        level = Level(len(calls), silent=True)
         inputs: list[Any] = []
         for j, kind in enumerate(kinds):
             first = calls[0].values[j]
@@ -439,20 +481,13 @@ def _operation(
 _OURS: dict[CodeType, bool] = {}
 
 
-def _caller(frame: Any) -> tuple[CodeType, int]:
-    """The innermost line that is not in this package."""
+def _caller(frame: Any) -> Any:
+    """The innermost frame that is neither in this package nor in NumPy."""
     while True:
         code = frame.f_code
         ours = _OURS.get(code)
         if ours is None:
-            ours = _OURS[code] = code.co_filename.startswith(_PACKAGE)
+            ours = _OURS[code] = code.co_filename.startswith(_PACKAGES)
         if not ours or frame.f_back is None:
-            return code, frame.f_lasti
+            return frame
         frame = frame.f_back
-
-
-def _line(code: CodeType, instruction: int) -> int:
-    for start, stop, line in code.co_lines():
-        if start <= instruction < stop and line is not None:
-            return line
-    return code.co_firstlineno

@@ -19,7 +19,7 @@ from .. import ops
 from ..arguments import check_function
 from ..ops.core import Op, apply, as_array
 from ..pytree import flatten, flatten_like, unflatten
-from ..tape import Interpreter, applying
+from ..tape import Interpreter, applying, mode
 from ..tensor import Tensor
 
 P = ParamSpec("P")
@@ -29,11 +29,14 @@ fallbacks: Counter[str] = Counter()
 
 
 class Level(Interpreter):
-    """One vmap that is running: how many examples it has, and how operations are applied to them."""
+    """One vmap that is running: how many examples it has, and how operations are applied to them.
 
-    def __init__(self, size: int) -> None:
+    The batch of a `Recorder` is one too, which is `silent` as errors in it are located by its calls.
+    """
+
+    def __init__(self, size: int, silent: bool = False) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.silent = size, silent
 
     def __call__(self, op: Op, inputs: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
         batched = [isinstance(x, Batched) and x.level is self for x in inputs]
@@ -42,13 +45,14 @@ class Level(Interpreter):
             if not any(batched):
                 return apply(op, whole, params)
             try:
-                out = NotImplemented  # as a batch rule says of inputs that it cannot take together
+                out = NotImplemented  # or None, as a batch rule says of inputs that it cannot take together
                 if op.batch is not None:
                     out = op.batch(op, self.size, whole, batched, params)
-                if out is NotImplemented and op.composed is None:
+                if out is None or (out is NotImplemented and op.composed is None):
                     out = self._looped(op, whole, batched, params)
             except Exception as error:
-                error.add_note(f"in vmap over {self.size} examples, at {op.name}")
+                if not self.silent:
+                    error.add_note(f"in vmap over {self.size} examples, at {op.name}")
                 raise
         if out is NotImplemented and op.composed is not None:
             return op.composed(*inputs, *params)  # its parts come back here and have batch rules
@@ -56,6 +60,9 @@ class Level(Interpreter):
 
     def _looped(self, op: Op, whole: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
         fallbacks[op.name] += 1
+        if mode.calls:
+            alone = mode.calls[0].signature.recorder.report.alone
+            alone[op.name, "it has no batch rule for these inputs"] += self.size
         if self.size == 0:
             raise ValueError(f"{op.name} has no batch rule, so vmap needs at least one example")
         examples = [

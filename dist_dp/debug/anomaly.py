@@ -7,14 +7,17 @@ looks at the value, and every sweep shows its gradients. Outside, operations pay
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..batching import recorder
+from ..batching.lazy import line_of
 from ..batching.vectorize import whole
 from ..ops.core import Op, apply
 from ..tape import Interpreter, Node, applying, mode
@@ -22,6 +25,7 @@ from ..tensor import Tensor
 
 _PACKAGE = str(Path(__file__).parent.parent)
 _NUMPY = str(Path(np.__file__).parent)
+_RECORDER = recorder.__file__
 
 
 class AnomalyError(FloatingPointError):
@@ -35,6 +39,12 @@ class AnomalyError(FloatingPointError):
     def __init__(self, message: str, op: str, site: str | None) -> None:
         super().__init__(message)
         self.op, self.site = op, site
+
+
+class _Site(str):
+    """A line; and the calls of a batch that an operation there was applied to together: of which example, where."""
+
+    calls: Sequence[tuple[int, CodeType, int]] = ()
 
 
 class _Watch(Interpreter):
@@ -129,16 +139,26 @@ def _check_gradient(node: Node, i: int, g: Any, gradient: Any) -> None:
             "branch of a where() or behind a mask. Make the argument safe first, as in "
             f"where(ok, {op.name}(where(ok, x, 1)), other)"
         )
+    calls = getattr(node.site, "calls", ())
+    if d.ndim and len(d) == len(calls):
+        row = np.argwhere(bad)[0][0]
+        example, code, instruction = calls[row]
+        line = line_of(code, instruction)
+        message += f"; row {row} is a call of example {example} of dp.batched at {code.co_filename}:{line}"
     raise AnomalyError(message, op.name, node.site)
 
 
 def _site() -> str | None:
-    """The innermost line that is neither in this package nor in NumPy."""
+    """The innermost line that is neither in this package nor in NumPy; of an operation that a batch computes later,
+    the line that its first call was noted at."""
     frame = sys._getframe(2)
+    calls = mode.calls
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_PACKAGE, _NUMPY)):
-            return f"{name}:{frame.f_lineno}"
+        if (calls and name == _RECORDER) or not name.startswith((_PACKAGE, _NUMPY)):
+            site = _Site(calls[0].site if name == _RECORDER else f"{name}:{frame.f_lineno}")
+            site.calls = [(call.example, call.code, call.instruction) for call in calls]
+            return site
         frame = frame.f_back  # type: ignore[assignment]
     return None
 

@@ -196,7 +196,7 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
     >>> ops.where([True, False], [1.0, 2.0], 0.0)
     tensor([1., 0.])
     """
-    if isinstance(condition, Tensor) and condition.node is not None:
+    if isinstance(condition, Tensor) and condition.dtype.kind == "f":
         condition = condition.detach()
     out: Tensor = apply(_where, (condition, x, y))
     return out

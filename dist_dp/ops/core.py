@@ -68,7 +68,8 @@ class Op:
             for a joint op one function `jvp(ts, <names of joint>)` with None for absent tangents. Where it is
             missing the engine transposes the vjp rule, which costs more and gives the same numbers.
         batch: the batch rule, `batch(op, size, inputs, batched, params) -> result` where `inputs[i]` has `size`
-            examples on axis 0 if `batched[i]`, and so has the result; where it is missing vmap loops over the examples.
+            examples on axis 0 if `batched[i]`, and so has the result. NotImplemented stands for applying `composed`,
+            and None for a loop over the examples, as where the rule is missing.
         broadcasts: the inputs broadcast against each other, so gradients are summed back to each input's shape.
         same_dtype: indices of inputs that are brought to one dtype first; all inputs by default.
         outputs: number of outputs when there are several.

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..compact import row_product
+from ..tape import RECORD, mode
 from ..tensor import Tensor
 from .axes import axis_index
 from .core import Op, TensorLike, aligned, apply, as_array, binary
@@ -134,8 +135,9 @@ def matmul(x: TensorLike, y: TensorLike) -> Tensor:
     >>> ops.matmul([[1.0, 2.0], [3.0, 4.0]], [1.0, -1.0]).tolist()
     [-1.0, -1.0]
     """
-    a = x.data if isinstance(x, Tensor) else (x := as_array(x, "x of matmul"))
-    b = y.data if isinstance(y, Tensor) else (y := as_array(y, "y of matmul"))
+    there = mode.state <= RECORD  # elsewhere a tensor may have a shape and no values yet
+    a = (x.data if there else x) if isinstance(x, Tensor) else (x := as_array(x, "x of matmul"))
+    b = (y.data if there else y) if isinstance(y, Tensor) else (y := as_array(y, "y of matmul"))
     if a.ndim == 2 == b.ndim:
         if a.shape[1] == b.shape[0]:
             return binary(_matmul, x, y)

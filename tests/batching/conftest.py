@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,15 @@ from dist_dp import random
 from dist_dp.tape import RECORD, mode
 
 
+def state() -> tuple[Any, ...]:
+    its = mode.state, mode.beneath, mode.interpreter, mode.inspect, mode.calls, mode.segment
+    return *its, len(random.scopes.stack)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Mode, random scopes and all that examples had open are as before, whatever a test did."""
-    before = mode.state, mode.beneath, mode.interpreter, mode.inspect, len(random.scopes.stack)
+    before = state()
     yield
-    assert (mode.state, mode.beneath, mode.interpreter, mode.inspect, len(random.scopes.stack)) == before
+    assert state() == before
     assert mode.state == RECORD

@@ -202,6 +202,27 @@ def test_memory_does_not_grow_with_the_steps(no_collector: None) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "derive", [dp.jvp, lambda *its: dp.grad(lambda x: dp.jvp(its[0], (x,), its[2])[1])(*its[1])]
+)
+def test_memory_of_forward_mode_grows_with_the_calls(no_collector: None, derive: Any) -> None:
+    """Not with their square: the tangent of a growing block grows with it."""
+
+    def peak(n: int) -> int:
+        tracemalloc.start()
+        try:
+            derive(
+                lambda x: dp.batched(lambda k: chain(x * k, n), [1.0, 2.0]).sum(),
+                (np.ones(50),),
+                (np.ones(50),),
+            )
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(400) < 3 * peak(200)
+
+
 def test_waves_bound_the_memory(no_collector: None) -> None:
     """Backward too, where they are computed again one at a time."""
 

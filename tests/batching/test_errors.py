@@ -12,6 +12,7 @@ from batching.cells import ONE, double, lines, look, notes, times
 
 import dist_dp as dp
 from dist_dp import ops
+from dist_dp.nn import functional as F
 
 # --- where it is found ------------------------------------------------------------------------------------------------
 
@@ -198,9 +199,124 @@ def test_what_a_program_may_not_do(program: Any, error: type, message: str, enab
 
 def test_an_unhashable_argument_is_named() -> None:
     with pytest.raises(
-        TypeError, match=r"keyed.* neither a tensor, an array or a number nor hashable.*'set'"
+        TypeError, match=r"keyed.*: options is neither a tensor, an array or a number nor hashable.*'set'"
     ):
         dp.batched(lambda n: keyed(ONE, {1, 2}), range(3))
+
+
+# --- what a new user does ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x, n: x * [1.0, 2.0][n],
+        lambda x, n: sum(x for _ in range(n)),
+        lambda x, n: ops.zeros((len(x), n)),
+        lambda x, n: x.reshape(len(x), n, -1),
+        lambda x, n: x * 2 if n > 1 else x,
+        lambda x, n: x * n,
+        lambda x, n: x[:, :n],
+    ],
+)
+@pytest.mark.parametrize("number", [1, np.int64(1)])
+def test_a_number_used_as_a_number_in_a_body(body: Any, number: Any) -> None:
+    body.__qualname__ = "scaled"
+    with pytest.raises((TypeError, ValueError)) as caught:
+        dp.batched(lambda _: dp.cell(body)(ONE, number), range(3))
+    assert "<cell scaled>, called by example 0 with x float32[2], n int64[]" in notes(caught.value)
+    assert "a number is an array, one for each call (here n)" in notes(caught.value)
+    assert "@dp.cell(static=['n'])" in notes(caught.value)
+    dp.batched(lambda _: dp.cell(body, static=["n"])(ONE, number), range(3))
+
+
+def test_a_cell_without_numbers_says_nothing_of_them() -> None:
+    with pytest.raises(ValueError) as caught:
+        dp.batched(lambda n: times(ONE, np.ones((3, 2), np.float32)), range(2))
+    assert "x float32[2], y float32[3, 2]" in notes(caught.value) and "number" not in notes(caught.value)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("arguments", [(), ("word",), ([],), (None, {})])
+def test_a_cell_of_nothing_that_has_a_batch(arguments: Any, batched: bool) -> None:
+    @dp.cell
+    def constant(*words: Any) -> Any:
+        return ops.ones((1, 2))
+
+    with pytest.raises(
+        TypeError, match=r"constant> was called without any tensor, array or number.* give it"
+    ):
+        dp.batched(lambda n: constant(*arguments), range(2)) if batched else constant(*arguments)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (lambda x: None, TypeError, r"got None: is a `return` missing"),
+        (lambda x: [], TypeError, r"got a list of 0: is a `return` missing"),
+        (lambda x: 3.0, TypeError, r"got float as its result: a result needs a row for each call"),
+        (
+            lambda x: {"h": x, "n": (x, 2)},
+            TypeError,
+            r"got int as its result\['n'\]\[1\]: a result needs a row",
+        ),
+        (lambda x: x.detach().numpy(), TypeError, r"got ndarray as its result"),
+        (
+            lambda x: x.sum(0),
+            ValueError,
+            r"got shape \(2,\) as its result: reduce over other axes than the first",
+        ),
+        (lambda x: (x, x.mean()), ValueError, r"got shape \(\) as its result\[1\]: reduce over other axes"),
+    ],
+)
+def test_results_that_are_none(body: Any, error: Any, message: str, batched: bool) -> None:
+    body.__qualname__ = "made"
+    made = dp.cell(body)
+    x = np.ones(2, np.float32)
+    with pytest.raises(error, match=r"<cell made> must return tensors.*" + message):
+        dp.batched(lambda n: made(x), range(3)) if batched else made(x)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 7])
+def test_a_batch_that_meets_itself_is_refused(calls: int) -> None:
+    """(B, 1) times (B,) is (B, B): of every number of calls, also of that which a body is tried on."""
+
+    @dp.cell
+    def scaled(x: Any, n: Any) -> Any:
+        return x * n
+
+    with pytest.raises(
+        ValueError, match=r"scaled> returned shape \(7, 7\) for 7 calls .*; write number\[:, None\]"
+    ):
+        dp.batched(lambda n: scaled(ONE[:1], n), range(calls))
+
+
+@pytest.mark.parametrize("calls", [1, 3, 7])
+def test_a_width_that_is_the_number_of_rows_of_the_trial(calls: int) -> None:
+    @dp.cell
+    def wide(x: Any) -> Any:
+        return F.dropout(ops.concatenate([x, x, x, x[:, :1]], -1), 0.5)
+
+    out = dp.batched(lambda n: wide(ONE * n), range(calls))
+    assert out.shape == (calls, 7)
+
+
+@pytest.mark.parametrize("word", ["word", "n"])
+def test_names_of_arguments_that_do_not_fit(word: str) -> None:
+    @dp.cell
+    def strict(x: Any, *, n: int) -> Any:
+        return x * n
+
+    with pytest.raises(TypeError, match="strict") as caught:
+        dp.batched(lambda _: strict(ONE, ONE, **{word: 2}), range(2))
+    assert f"argument 0 float32[2], argument 1 float32[2], {word} int64[]" in notes(caught.value)
+
+
+def test_an_error_in_a_batch_of_operations_is_not_one_of_vmap() -> None:
+    with pytest.raises(IndexError) as caught:
+        dp.batched(lambda n: ops.take(np.arange(3.0), look(n).astype(np.int64) * 9), range(3))
+    assert "in vmap" not in notes(caught.value) and "called by example 1 " in notes(caught.value)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

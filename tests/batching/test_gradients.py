@@ -146,3 +146,27 @@ def test_values_of_a_failed_batch_fail_in_the_next_one_and_again() -> None:
     with pytest.raises(IndexError):
         later[1].item()
     assert kept[0].item() == 0.0
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_tangent_reaches_only_what_depends_on_its_input(which: int) -> None:
+    """Rows of one block: some have tangents, those before, between and behind them have none."""
+    leaves = [dp.tensor(ONE * (k + 1), requires_grad=True) for k in range(3)]
+
+    def value(x: Any, enabled: bool) -> Any:
+        its = [x if k == which else leaf for k, leaf in enumerate(leaves)]
+
+        def program(n: float) -> Any:
+            rows = []
+            for leaf in its:  # one append after the other
+                rows.append(double(leaf * n))
+                assert rows[-1].sum().item() > 0
+            return sum(double(row * rows[0]) for row in rows)
+
+        return dp.batched(program, [1.0, 2.0], enabled=enabled)
+
+    found = [
+        dp.jvp(lambda x, enabled=enabled: value(x, enabled), (leaves[which],), (ONE,))[1]
+        for enabled in (False, True)
+    ]
+    np.testing.assert_allclose(found[1].data, found[0].data, rtol=1e-6)

@@ -241,3 +241,55 @@ def test_batched_where_many_stand_for_one_already_is_refused() -> None:
         nested(np.ones(2, np.float32))
     with pytest.raises(TypeError, match=r"dp\.batched inside dp\.vmap"):
         dp.vmap(lambda x: dp.batched(lambda n: x * n, [1.0]))(np.ones((3, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: np.linalg.inv(a),
+        lambda a: np.linalg.cholesky(a),
+        lambda a: np.linalg.solve(a, np.ones((2, 1), np.float32)),
+        lambda a: np.linalg.inv(F.dropout(a, 0.0)) * dp.random.bernoulli(0.5, a.shape),
+    ],
+)
+@pytest.mark.parametrize("make", [dp.cell, lambda function: function], ids=["cell", "operation"])
+def test_what_zeros_are_nothing_for(function: Any, make: Any) -> None:
+    """An inverse has a form, which is found without a run on zeros."""
+    step = make(function)
+    matrix = dp.tensor([[2.0, 1.0], [1.0, 3.0]], requires_grad=True)
+    agree(lambda n: step(add(matrix * n, np.eye(2, dtype=np.float32))), [1.0, 2.0, 3.0], matrix)
+
+
+@dp.cell
+def bent(x: Any, y: Any) -> Any:
+    return ops.tanh(x * y)
+
+
+@pytest.mark.parametrize("transform", ["checkpoint", "grad", "jvp", "inner"])
+@pytest.mark.parametrize("read", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_transform_of_a_function_that_closes_over_values(
+    w: Any, transform: str, read: bool, used: bool
+) -> None:
+    """Values that are computed already or only then, and that others use too."""
+
+    def program(n: float) -> Any:
+        h, before = bent(w * n, w), bent(w, w + n)
+        if read:
+            h.sum().item()
+
+        def function(x: Any) -> Any:
+            inner = dp.batched(lambda k: bent(x * k, h), [1.0, 2.0]).sum(0)
+            return inner * before if before.sum().item() > -9.0 else inner
+
+        if transform == "checkpoint":
+            out = dp.checkpoint(function)(before)
+        elif transform == "grad":
+            out = dp.grad(lambda x: (function(x) * x).sum())(before)
+        elif transform == "jvp":
+            out = dp.jvp(function, (before,), (ONE,))[1]
+        else:
+            out = dp.checkpoint(lambda x: dp.checkpoint(function)(x * h) + h)(before)
+        return out + bent(h, before) if used else out
+
+    agree(program, [1.0, 2.0, 3.0], w)

@@ -106,14 +106,25 @@ def second_by_create_graph(f: Callable[[Parameters], Any], at: Parameters) -> An
 
 
 def forward(f: Callable[[Parameters], Any], at: Parameters) -> Any:
-    return dp.jvp(f, (at,), (Parameters(*[np.cos(x) for x in at]),))
+    return dp.jvp(f, (at,), (directions(at),))
+
+
+def directions(at: Parameters) -> Parameters:
+    return Parameters(*[np.cos(x.data if isinstance(x, dp.Tensor) else x) for x in at])
 
 
 def forward_over_reverse(f: Callable[[Parameters], Any], at: Parameters) -> Any:
-    return dp.hvp(f, (at,), (Parameters(*[np.cos(x) for x in at]),))
+    return dp.hvp(f, (at,), (directions(at),))
 
 
-@pytest.mark.parametrize("derive", [second_by_grad, second_by_create_graph, forward, forward_over_reverse])
+def reverse_over_forward(f: Callable[[Parameters], Any], at: Parameters) -> Any:
+    return dp.grad(lambda p: forward(f, p)[1])(at)
+
+
+ORDERS = [second_by_grad, second_by_create_graph, forward, forward_over_reverse, reverse_over_forward]
+
+
+@pytest.mark.parametrize("derive", ORDERS)
 @given(program=programs(most=3), limits=limits)
 @settings(max_examples=30)
 def test_second_order_and_forward_mode(derive: Any, program: Program, limits: dict[str, int]) -> None:
