@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime.timeline import span
+
 from .. import ops
 from ..ops.core import Op, apply
 from ..pytree import Structure
@@ -268,7 +270,8 @@ class Recorder(Interpreter):
     def _run(self, signature: Signature, calls: Sequence[Call]) -> None:
         outer, self._batch = self._batch, object()
         try:
-            with no_grad() if signature.constant else enable_grad():
+            grad = no_grad() if signature.constant else enable_grad()
+            with span(f"{signature.name}, batch"), grad:
                 results = _together(signature, calls)
         except Exception as error:
             raise self._located(signature, calls, error) from error.__cause__
