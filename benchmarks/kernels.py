@@ -232,5 +232,5 @@ def rows(settings: Settings) -> Iterator[tuple[object, ...]]:
 
 
 def operands(kernel: Kernel | Layer) -> str:
-    shapes = *kernel.shapes, *(shape for shape, _ in kernel.indices)
-    return ", ".join(dict.fromkeys(" × ".join(map(str, shape)) for shape in shapes))
+    shapes = [" × ".join(map(str, shape)) for shape in (*kernel.shapes, *(shape for shape, _ in kernel.indices))]
+    return f"{len(shapes)} of {shapes[0]}" if len(shapes) > 1 and len(set(shapes)) == 1 else ", ".join(shapes)
