@@ -232,5 +232,7 @@ def rows(settings: Settings) -> Iterator[tuple[object, ...]]:
 
 
 def operands(kernel: Kernel | Layer) -> str:
-    shapes = [" × ".join(map(str, shape)) for shape in (*kernel.shapes, *(shape for shape, _ in kernel.indices))]
+    shapes = [
+        " × ".join(map(str, shape)) for shape in (*kernel.shapes, *(shape for shape, _ in kernel.indices))
+    ]
     return f"{len(shapes)} of {shapes[0]}" if len(shapes) > 1 and len(set(shapes)) == 1 else ", ".join(shapes)
