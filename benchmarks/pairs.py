@@ -1,7 +1,8 @@
 """Timing two ways of doing the same thing, in turn, on a machine that is never quiet.
 
 A B A B ...: what disturbs one round disturbs both sides of it, so the ratio of a round means something where the
-times do not. Reported are medians of times and the median of the ratios.
+times do not. Taken is the processor's time, of all threads: what other programs take of it does not count. Reported are
+medians of times and the median of the ratios.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def middle_half(found: Iterable[float]) -> tuple[float, float, float]:
 
 
 def repeat(work: Work, calls: int) -> float:
-    """Seconds per call over `calls` calls."""
-    start = time.perf_counter()
+    """Seconds of the processor per call over `calls` calls."""
+    start = time.process_time()
     for _ in range(calls):
         work()
-    return (time.perf_counter() - start) / calls
+    return (time.process_time() - start) / calls
 
 
 def in_turn(works: Sequence[Work], rounds: int, seconds: float) -> list[list[float]]:
