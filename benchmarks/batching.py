@@ -25,6 +25,7 @@ from runtime.fingerprint import fingerprint
 from . import batching_costs as costs
 from .batching_torch import levels_of
 from .batching_workloads import BATCH, WORKLOADS, Program, Workload, one_by_one
+from .tables import spread
 from .turns import ROOT
 
 OUTPUT = ROOT / "docs" / "benchmarks" / "batching.md"
@@ -240,9 +241,7 @@ def micro(seconds: Sequence[float]) -> str:
 
 
 def ratio(times: Times, above: str, below: str) -> str:
-    found = sorted(a / b for a, b in zip(times[above], times[below], strict=True))
-    low, high = found[len(found) // 4], found[-1 - len(found) // 4]
-    return f"{statistics.median(found):.2f} ({low:.2f} to {high:.2f})"
+    return spread(a / b for a, b in zip(times[above], times[below], strict=True))
 
 
 def _workload(key: str) -> Workload:

@@ -17,13 +17,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 import dist_dp as dp
+from benchmarks.tables import spread
 from benchmarks.turns import Programs
 from dist_dp.train.run_directory import RunDirectory
 from runtime.hosts import cores
@@ -97,7 +98,8 @@ def table(workers: int, rounds: int) -> Iterator[str]:
             events = list(RunDirectory(f"{places[name][0]}/run").events())
             written = [float(e.values["seconds"]) for e in events if e.kind == "checkpoint"]
             late = sum(e.kind == "warning" for e in events)
-            cost = _cost([a / b - 1 for a, b in zip(found[name], found[WITHOUT], strict=True)])
+            pairs = zip(found[name], found[WITHOUT], strict=True)
+            cost = spread((a / b - 1 for a, b in pairs), ".1%")
             cells = [
                 str(workers),
                 f"{1e3 * base:.1f}",
@@ -107,12 +109,6 @@ def table(workers: int, rounds: int) -> Iterator[str]:
             ]
             cells += [f"{statistics.median(written):.2f}", "some" if late else "none"]
             yield f"| {' | '.join(cells)} |"
-
-
-def _cost(ratios: Sequence[float]) -> str:
-    found = sorted(ratios)
-    low, high = found[len(found) // 4], found[-1 - len(found) // 4]
-    return f"{statistics.median(found):.1%} ({low:.1%} to {high:.1%})"
 
 
 @contextmanager

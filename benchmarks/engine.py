@@ -1,20 +1,89 @@
-"""What is measured, part by part: `python -m benchmarks [engine|all_reduce|workers] [OPTIONS]`."""
+"""The engine beside torch on one CPU core: `python -m benchmarks [engine] [--rounds N] [--only PART ...]`.
+
+Needs the extra `bench`; without JAX its columns stay empty.
+"""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
+import argparse
+import platform
+from collections.abc import Iterator
+from importlib import import_module, metadata
+from pathlib import Path
 
-PARTS = ("engine", "all_reduce", "workers")
+import numpy as np
+
+import dist_dp as dp
+from runtime.fingerprint import fingerprint
+
+from .tables import Point, Settings, processor
+from .turns import ROOT
+
+OUTPUT = ROOT / "docs" / "benchmarks" / "engine.md"
+
+# What is measured, in the order of the page, and the functions that do.
+PARTS = {
+    "small_ops": "small_ops.lines",
+    "kernels": "kernels.lines",
+    "updates": "updates.lines",
+    "steps": "steps.models",
+    "examples": "steps.examples",
+    "memory": "processes.memory",
+    "startup": "processes.startup",
+    "scaling": "scaling.lines",
+}
 
 
-def main() -> None:
-    # Before NumPy and torch are imported, in this process and in those it starts: one thread each.
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    argv = sys.argv[1:]
-    part = argv.pop(0) if argv and not argv[0].startswith("-") else "engine"
-    if part not in PARTS:
-        sys.exit(f"there is no part {part!r}; known are {', '.join(PARTS)}")
-    importlib.import_module(f"{__package__}.{part}").main(argv)
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks engine", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=Settings().rounds)
+    parser.add_argument(
+        "--seconds", type=float, default=Settings().seconds, help="that a measurement in a round lasts"
+    )
+    parser.add_argument("--tiny", action="store_true", help="small sizes, only to see that all of it runs")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        metavar="PART",
+        help=f"these parts, printed and not written unless --output says where: {', '.join(PARTS)}",
+    )
+    parser.add_argument("--output", type=Path, help="the page; the plot goes beside it, as .svg")
+    args = parser.parse_args(argv)
+    chosen = args.only or list(PARTS)
+    output = args.output or (OUTPUT if chosen == list(PARTS) and not args.tiny else None)
+    text, points = [], []
+    for found in page(Settings(args.rounds, args.seconds, args.tiny), chosen, args.only):
+        if isinstance(found, Point):
+            points.append(found)
+        else:
+            print(found, flush=True)
+            text.append(found)
+    if output is None:
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if points:
+        from .plot import draw
+
+        draw(points, output.with_suffix(".svg"))
+        text.append(f"\n![Ratios of the steps to torch's]({output.with_suffix('.svg').name})")
+    output.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def page(settings: Settings, chosen: list[str], only: list[str] | None) -> Iterator[str | Point]:
+    mark = fingerprint()
+    yield "# The engine beside torch\n"
+    options = f"--rounds {settings.rounds}" + (f" --only {' '.join(only)}" if only else "")
+    yield f"Made by `python -m benchmarks {options}`, with the plot at the end; one thread each, both in"
+    yield f"turn (A B A B ...), medians over {settings.rounds} rounds of the processor's time. A ratio is torch's"
+    yield "time over ours in the same round: above 1, dist_dp is faster. In brackets the middle half of the ratios. The"
+    yield "machine is shared and noisy: read the ratios, not the times. Both sides run in one process, so torch has the"
+    yield "allocator settings that importing dist_dp makes (runtime/allocator.py), which speed it up too. ✓ is a goal"
+    yield "that is reached, ✗ one that is not.\n"
+    yield f"{processor()}, {platform.system()} {platform.machine()}; dist_dp {dp.__version__}, NumPy {np.__version__}"
+    yield f"({mark['blas']}, {mark['blas_kernels']}), torch {metadata.version('torch')}, Python"
+    yield f"{platform.python_version()}."
+    for name in PARTS:
+        if name in chosen:
+            module, _, function = PARTS[name].partition(".")
+            yield from getattr(import_module(f".{module}", __package__), function)(settings)

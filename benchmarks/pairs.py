@@ -1,7 +1,8 @@
 """Timing two ways of doing the same thing, in turn, on a machine that is never quiet.
 
 A B A B ...: what disturbs one round disturbs both sides of it, so the ratio of a round means something where the
-times do not. Reported are medians of times and the median of the ratios.
+times do not. Taken is the processor's time, of all threads: what other programs take of it does not count. Reported are
+medians of times and the median of the ratios.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 Work = Callable[[], Any]
@@ -25,36 +26,49 @@ class Pair(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Pair:
+        """From the seconds of each round."""
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        return cls(statistics.median(ours), statistics.median(theirs), *middle_half(ratios))
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def middle_half(found: Iterable[float]) -> tuple[float, float, float]:
+    """Median, and the borders of the middle half."""
+    ordered = sorted(found)
+    return statistics.median(ordered), ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+
 
 def repeat(work: Work, calls: int) -> float:
-    """Seconds per call over `calls` calls."""
-    start = time.perf_counter()
+    """Seconds of the processor per call over `calls` calls."""
+    start = time.process_time()
     for _ in range(calls):
         work()
-    return (time.perf_counter() - start) / calls
+    return (time.process_time() - start) / calls
 
 
-def compare(ours: Work, theirs: Work, rounds: int = 15, seconds: float = 0.1) -> Pair:
-    """Time both in turn; each measurement makes enough calls to last about `seconds`."""
+def in_turn(works: Sequence[Work], rounds: int, seconds: float) -> list[list[float]]:
+    """Seconds per call of each work in every round; a measurement makes enough calls to last about `seconds`."""
     calls = []
-    for work in (ours, theirs):
+    for work in works:
         work()
         calls.append(max(1, round(seconds / max(repeat(work, 2), 1e-9))))
     collecting = gc.isenabled()
     gc.disable()
     try:
-        times = [(repeat(ours, calls[0]), repeat(theirs, calls[1])) for _ in range(rounds)]
+        times = [[repeat(work, n) for work, n in zip(works, calls, strict=True)] for _ in range(rounds)]
     finally:
         if collecting:
             gc.enable()
-    ratios = sorted(b / a for a, b in times)
-    return Pair(
-        statistics.median(a for a, _ in times),
-        statistics.median(b for _, b in times),
-        statistics.median(ratios),
-        ratios[len(ratios) // 4],
-        ratios[-1 - len(ratios) // 4],
-    )
+    return [list(column) for column in zip(*times, strict=True)]
+
+
+def compare(ours: Work, theirs: Work, rounds: int = 15, seconds: float = 0.1) -> Pair:
+    """Time both in turn."""
+    return Pair.of(*in_turn((ours, theirs), rounds, seconds))
 
 
 def python_calls(work: Work) -> int:

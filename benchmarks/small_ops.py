@@ -1,4 +1,4 @@
-"""Small operations, where the time is overhead: 4 x 4 float64, recorded forward, and forward with backward."""
+"""Small operations and chains of them, where the time is overhead: recorded forward, and forward with backward."""
 
 from __future__ import annotations
 
@@ -11,6 +11,48 @@ import torch
 import dist_dp as dp
 
 from .pairs import Pair, compare, python_calls
+from .tables import Settings, reached, table
+
+GOAL = 1.5  # of chains, with backward
+
+
+def polynomial(x: Any, y: Any) -> Any:
+    """Horner's scheme, of degree 8."""
+    for _ in range(8):
+        y = y * x + 0.5
+    return y
+
+
+def recurrence(x: Any, y: Any) -> Any:
+    """A recurrent network, eight steps."""
+    h = x
+    for _ in range(8):
+        h = (h @ y + x).tanh()
+    return h
+
+
+def by_hand(x: Any, y: Any) -> Any:
+    """A softmax, and the cross-entropy of it and another."""
+    e, f = x.exp(), y.exp()
+    p, q = e / e.sum(), f / f.sum()
+    return -(p * q.log()).sum()
+
+
+def rows(x: Any, y: Any) -> Any:
+    """Sums over the rows of a matrix, one by one."""
+    total = y[0]
+    for i in range(4):
+        total = total + x[i] * y[i]
+    return total
+
+
+# what is done by chains, how many operations that are, and how
+CHAINS: list[tuple[str, int, Callable[..., Any]]] = [
+    ("a polynomial of degree 8", 16, polynomial),
+    ("a recurrent network, 8 steps", 24, recurrence),
+    ("softmax and cross-entropy by hand", 10, by_hand),
+    ("rows of a matrix, one by one", 13, rows),
+]
 
 # name, the operation on dist_dp tensors, on torch tensors, and on arrays
 CASES: list[tuple[str, Callable[..., Any], Callable[..., Any], Callable[..., Any]]] = [
@@ -36,35 +78,85 @@ CASES: list[tuple[str, Callable[..., Any], Callable[..., Any], Callable[..., Any
 ]
 
 
-class Row(NamedTuple):
-    """Figures of one operation; `bare` is NumPy's own call, in seconds, `calls` are Python calls."""
+def lines(settings: Settings) -> Iterator[str]:
+    yield "\n## Small operations\n"
+    yield "4 × 4 float64, recorded. Overhead is our forward time less NumPy's own call; calls are the Python functions"
+    yield "that are entered.\n"
+    forward = "operation", "NumPy alone µs", "forward µs", "overhead µs", "calls", "torch µs", "ratio"
+    yield from table((*forward, "with backward µs", "calls", "torch µs", "ratio"), _operations(settings))
+    yield "\n## Chains of small operations\n"
+    yield f"The same, with many operations behind each other. Goal: {GOAL}, with backward.\n"
+    head = (
+        "chain",
+        "operations",
+        "forward µs",
+        "torch µs",
+        "ratio",
+        "with backward µs",
+        "torch µs",
+        "ratio",
+        "goal",
+    )
+    yield from table(head, _chains(settings))
 
-    name: str
-    bare: float
+
+class Both(NamedTuple):
+    """The figures of an operation, with ours and torch's: forward alone, and with backward."""
+
     forward: Pair
-    both: Pair
-    forward_calls: int
-    backward_calls: int
+    backward: Pair
+    done: Any  # our result
+    seed: Any  # our gradient of it
 
 
-def measure(rounds: int) -> Iterator[Row]:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(4, 4)), rng.normal(size=(4, 4))
+def _both(ours: Callable[..., Any], theirs: Callable[..., Any], settings: Settings) -> Both:
+    a, b = _operands()
     x, y = (dp.tensor(v, requires_grad=True) for v in (a, b))
     xt, yt = (torch.tensor(v, requires_grad=True) for v in (a, b))
+    done = ours(x, y)
+    seed, seed_t = np.ones(done.shape), torch.ones(done.shape, dtype=torch.float64)
+    seconds = settings.seconds / 5  # thousands of calls as it is
+    return Both(
+        compare(lambda: ours(x, y), lambda: theirs(xt, yt), settings.rounds, seconds),
+        compare(
+            lambda: ours(x, y).backward(seed),
+            lambda: theirs(xt, yt).backward(seed_t),
+            settings.rounds,
+            seconds,
+        ),
+        done,
+        seed,
+    )
+
+
+def _operands() -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(4, 4)), rng.normal(size=(4, 4))
+
+
+def _operations(settings: Settings) -> Iterator[tuple[object, ...]]:
+    a, b = _operands()
+    x, y = (dp.tensor(v, requires_grad=True) for v in (a, b))
     for name, ours, theirs, plain in CASES:
-        out = ours(x, y)
-        seed, seed_t = np.ones(out.shape), torch.ones(out.shape, dtype=torch.float64)
+        forward, both, done, seed = _both(ours, theirs, settings)
+        bare = compare(lambda op=plain: op(a, b), lambda: None, 3, settings.seconds / 5).ours
+        calls = python_calls(lambda op=ours: op(x, y)) - 1  # the lambda of the table
+        calls_backward = python_calls(lambda d=done, g=seed: d.backward(g, retain_graph=True))
+        yield (
+            *(f"`{name}`", micro(bare), micro(forward.ours), micro(forward.ours - bare)),
+            *(calls, micro(forward.theirs), f"{forward.ratio:.2f}"),
+            *(micro(both.ours), calls_backward, micro(both.theirs), f"{both.ratio:.2f}"),
+        )
 
-        def both(op: Any = ours, g: Any = seed) -> None:
-            op(x, y).backward(g)
 
-        def both_t(op: Any = theirs, g: Any = seed_t) -> None:
-            op(xt, yt).backward(g)
+def _chains(settings: Settings) -> Iterator[tuple[object, ...]]:
+    for name, operations, chain in CHAINS:
+        forward, both, *_ = _both(chain, chain, settings)
+        yield (
+            *(name, operations, micro(forward.ours), micro(forward.theirs), forward),
+            *(micro(both.ours), micro(both.theirs), both, reached(both.ratio, GOAL)),
+        )
 
-        forward = compare(lambda op=ours: op(x, y), lambda op=theirs: op(xt, yt), rounds, 0.02)
-        bare = compare(lambda op=plain: op(a, b), lambda: None, 3, 0.02).ours
-        done = ours(x, y)
-        backward_calls = python_calls(lambda d=done, g=seed: d.backward(g, retain_graph=True))
-        forward_calls = python_calls(lambda op=ours: op(x, y)) - 1  # the lambda of the table
-        yield Row(name, bare, forward, compare(both, both_t, rounds, 0.02), forward_calls, backward_calls)
+
+def micro(seconds: float) -> str:
+    return f"{seconds * 1e6:.2f}"

@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from runtime.fingerprint import fingerprint
 from runtime.hosts import cores
 
 from . import losses
+from .tables import processor, spread
 from .turns import ROOT, Programs
 from .workloads import SHARDS, Workload, all_in_turn
 
@@ -60,7 +61,7 @@ def lines(rounds: int, starts: int, kills: int) -> Iterator[str]:
     yield "# Several workers\n"
     yield f"Made by `python -m benchmarks workers --rounds {rounds} --starts {starts} --kills {kills}` with"
     yield f"dist_dp {dp.__version__}, NumPy {np.__version__} ({mark['blas']}, {mark['blas_kernels']}), torch"
-    yield f"{torch.__version__}, Python {platform.python_version()}, on {cores.available()} cores ({_processor()},"
+    yield f"{torch.__version__}, Python {platform.python_version()}, on {cores.available()} cores ({processor()},"
     yield f"{platform.machine()}). Workers exchange over shared memory; every process uses one thread for arithmetic."
     yield "\n## Training steps\n"
     yield f"One batch of fixed size, cut into {SHARDS} shards: one worker computes both, two workers one each (strong"
@@ -82,9 +83,9 @@ def lines(rounds: int, starts: int, kills: int) -> Iterator[str]:
         one, two, _, plain, ddp = (statistics.median(column) for column in zip(*found, strict=True))
         yield (
             f"| {workload.name}, {batch} | {batch / one * 1e3:.1f} | {one:,.0f} | {two:,.0f} |"
-            f" {_ratio([r.two / r.one for r in found])} |"
+            f" {spread([r.two / r.one for r in found])} |"
             f" {statistics.median(r.side_by_side / r.one for r in found):.2f} | {plain:,.0f} | {ddp:,.0f} |"
-            f" {statistics.median(r.ddp / r.torch for r in found):.2f} | {_ratio([r.two / r.ddp for r in found])} |"
+            f" {statistics.median(r.ddp / r.torch for r in found):.2f} | {spread([r.two / r.ddp for r in found])} |"
         )
     yield from losses.lines(starts, kills)
 
@@ -128,19 +129,3 @@ def _rounds(programs: Programs, batch: int, rounds: int) -> list[Rates]:
         rate = [batch / seconds for seconds in (one, two, torch_, ddp, *both)]
         found.append(Rates(rate[0], rate[1], rate[4] + rate[5], rate[2], rate[3]))
     return found
-
-
-def _ratio(ratios: Sequence[float]) -> str:
-    found = sorted(ratios)
-    low, high = found[len(found) // 4], found[-1 - len(found) // 4]
-    return f"{statistics.median(found):.2f} ({low:.2f} to {high:.2f})"
-
-
-def _processor() -> str:
-    """The name of the processor, where the system tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
