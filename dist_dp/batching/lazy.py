@@ -75,13 +75,13 @@ class Call:
         code, instruction: where it was made.
         draws: of a cell that draws random numbers: the key of its example, and the use of it that is this call's.
         waits: how many inputs are not computed yet; UNSEEN until it is needed.
+        alike: how many of them are results of calls of the same signature.
         users: the calls that wait for it, in the order in which they were made.
-        depth: the longest chain of calls before it.
     """
 
     __slots__ = (
+        "alike",
         "code",
-        "depth",
         "draws",
         "example",
         "instruction",
@@ -100,8 +100,8 @@ class Call:
     instruction: int
     draws: tuple[Key, int]
     waits: int
+    alike: int
     users: list[Call]
-    depth: int
 
     @property
     def site(self) -> str:

@@ -49,14 +49,14 @@ class Signature:
         structure: how the results are nested, if otherwise than as a tuple.
         drawing: the body of the cell draws random numbers.
         constant: the results carry no gradient, because `no_grad` was in force.
-        ready, total, count: of the schedule: the calls whose inputs are computed, and the sum of the depths and the
-            number of all that are to be computed.
+        ready, front: of the schedule: the calls whose inputs are computed, and how many are to be computed that wait
+            for none of this signature.
     """
 
     __slots__ = (
         "constant",
-        "count",
         "drawing",
+        "front",
         "name",
         "ready",
         "recorder",
@@ -64,7 +64,6 @@ class Signature:
         "single",
         "specs",
         "structure",
-        "total",
     )
 
     def __init__(
@@ -81,7 +80,7 @@ class Signature:
         self.specs, self.single, self.structure, self.drawing = specs, single, structure, drawing
         self.constant = mode.beneath == OFF
         self.ready: list[Call] = []
-        self.total = self.count = 0
+        self.front = 0
 
 
 class Recorder(Interpreter):

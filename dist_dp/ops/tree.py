@@ -15,6 +15,7 @@ import numpy as np
 from ..compact import row_product
 from ..tape import Array
 from ..tensor import Tensor
+from .affine import rows_times
 from .core import Op, apply
 from .views import broadcast_to
 
@@ -39,9 +40,9 @@ def _forward(*xs_and_sides: Any) -> tuple[tuple[Array, Array], tuple[Array, Arra
     """(h, c), and for the rules the activated gates and tanh(c)."""
     *xs, sides = xs_and_sides
     if sides:
-        gates = np.dot(xs[1], xs[3].T)
+        gates = rows_times(xs[1], xs[3])
         for k in range(1, len(sides)):
-            gates += np.dot(xs[3 * k + 1], xs[3 * k + 3].T)
+            gates += rows_times(xs[3 * k + 1], xs[3 * k + 3])
         gates += xs[0]
     else:
         gates = xs[0].copy()

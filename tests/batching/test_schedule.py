@@ -20,7 +20,7 @@ class Kind(SimpleNamespace):
     """What the schedule knows of a signature."""
 
     def __init__(self, name: Any) -> None:
-        super().__init__(name=name, ready=[], total=0, count=0)
+        super().__init__(name=name, ready=[], front=0)
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -80,10 +80,6 @@ def behind(calls: Sequence[Call]) -> dict[int, Call]:
     return found
 
 
-def depth(c: Call) -> int:
-    return max((depth(v.call) + 1 for v in c.values if type(v) is Lazy and v.call is not None), default=0)
-
-
 @given(graphs(), st.data(), st.sampled_from([None, 1, 2, 3]))
 @settings(max_examples=120)
 def test_every_needed_call_runs_once_after_what_it_waits_for(
@@ -97,7 +93,7 @@ def test_every_needed_call_runs_once_after_what_it_waits_for(
         assert batch and all(c.signature is its for c in batch)
         assert most is None or len(batch) <= most
     for c in calls:
-        assert not c.signature.ready and c.signature.total == c.signature.count == 0
+        assert not c.signature.ready and c.signature.front == 0
         assert all((out.call is None) == (id(c) in expected) for out in c.outs)
 
 
@@ -115,19 +111,30 @@ def test_what_was_not_needed_can_be_asked_for_later(calls: list[Call], data: Any
 
 @given(graphs())
 @settings(max_examples=60)
-def test_lowest_average_depth_first(calls: list[Call]) -> None:
-    """Of the signatures that are ready, in the words of the paper."""
-    depths = {id(c): depth(c) for c in calls}
-    kinds = {c.signature for c in calls}
-    average = {s: sum(depths[id(c)] for c in calls if c.signature is s) for s in kinds}
-    average = {s: average[s] / sum(c.signature is s for c in calls) for s in kinds}
+def test_complete_signatures_first(calls: list[Call]) -> None:
+    """One whose calls all are ready or wait for another of them, if there is any; else the one ready for longest."""
     waiting = {id(c): c for c in calls}
-    for its, batch in run_lazily(calls):
-        ready = [c for c in waiting.values() if all(v.call is None for v in c.values if type(v) is Lazy)]
-        assert average[its] == min(average[c.signature] for c in ready)
-        assert {id(c) for c in batch} == {id(c) for c in ready if c.signature is its}, "all that are ready"
+    since: dict[Any, int] = {}
+    for step, (its, batch) in enumerate(run_lazily(calls)):
+        inputs = {i: [v.call for v in c.values if type(v) is Lazy and v.call] for i, c in waiting.items()}
+        ready = {i for i in waiting if not inputs[i]}
+        since = {c.signature: since.get(c.signature, step) for i, c in waiting.items() if i in ready}
+        complete = {
+            s
+            for s in since
+            if all(
+                i in ready or any(b.signature is s for b in inputs[i])
+                for i, c in waiting.items()
+                if c.signature is s
+            )
+        }
+        assert its in complete if complete else since[its] == min(since.values())
+        assert {id(c) for c in batch} == {i for i in ready if waiting[i].signature is its}, (
+            "all that are ready"
+        )
         for c in batch:
             del waiting[id(c)]
+        since.pop(its)
 
 
 def run_lazily(calls: Sequence[Call]) -> Iterator[tuple[Any, list[Call]]]:
