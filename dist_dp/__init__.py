@@ -1,7 +1,8 @@
 """dist_dp: differentiable programs, trained data-parallel; one run, one answer."""
 
+from typing import TYPE_CHECKING, Any
+
 from runtime.allocator import keep_freed_memory
-from runtime.hosts.shipped import launch
 
 from . import data, debug, nn, numpy, optim, random
 from ._version import __version__
@@ -29,7 +30,20 @@ from .tape import enable_grad, is_grad_enabled, no_grad
 from .tensor import Tensor
 from .train import LocalSGD, NonFiniteLoss, Result, RunMismatch, Shard, evaluate, fit, group, steps
 
+if TYPE_CHECKING:
+    from runtime.hosts.shipped import launch
+
 keep_freed_memory()
+
+
+def __getattr__(name: str) -> Any:
+    """What few programs use and takes a while to import."""
+    if name == "launch":
+        from runtime.hosts.shipped import launch
+
+        return launch
+    raise AttributeError(f"module 'dist_dp' has no attribute {name!r}")
+
 
 __all__ = [
     "LocalSGD",
