@@ -185,7 +185,7 @@ def _sweep(
                         waiting = compact.setdefault(parent, [])
                         waiting.append(d)
                         if len(waiting) == MOST_COMPACT:
-                            parent.accumulate(total(compact.pop(parent)))
+                            _accumulate(parent, compact.pop(parent))
                         d = None
                     elif inspect is None and parent in owned and isinstance(d, Part):
                         d.add_to(grads[parent])
@@ -208,7 +208,7 @@ def _sweep(
                     uses[parent] -= 1
                     if uses[parent] == 0:
                         if parent in compact:
-                            parent.accumulate(total(compact.pop(parent)))
+                            _accumulate(parent, compact.pop(parent))
                         if parent in grads:
                             _deposit(parent, grads.pop(parent), recorded)
                         if on_ready is not None:
@@ -232,6 +232,16 @@ def _sweep(
     finally:
         if watch is not None:
             watch(None, None)
+
+
+def _accumulate(leaf: Leaf, gradients: Sequence[Compact]) -> None:
+    """Add compact gradients to those of a leaf; if they are the first, they are computed where they are to be."""
+    first = leaf.grad is None and leaf.sink is not None and leaf.sink.flags.c_contiguous
+    whole = total(gradients, leaf.sink if first else None)
+    if whole is leaf.sink:
+        leaf.grad = whole
+    else:
+        leaf.accumulate(whole)
 
 
 def _deposit(leaf: Leaf, g: Any, recorded: bool) -> None:

@@ -41,8 +41,10 @@ class RowProduct(Compact):
         self.left, self.right = left, right
         self.shape = (left.shape[1], right.shape[1])
 
-    def dense(self) -> Array:
-        product: Array = np.dot(self.left.T, self.right)
+    def dense(self, place: Array | None = None) -> Array:
+        """In `place`, a contiguous array that is overwritten, if it has the dtype of the product."""
+        fits = place is not None and self.left.dtype == self.right.dtype == place.dtype
+        product: Array = np.dot(self.left.T, self.right, out=place if fits else None)
         return product
 
 
@@ -77,16 +79,24 @@ def row_product(left: Any, right: Any) -> Any:
     return np.dot(left.T, right)
 
 
-def total(gradients: Sequence[Compact]) -> Array:
-    """The sum of compact gradients of one array: first the products, as one product over all rows, then the parts."""
+def total(gradients: Sequence[Compact], place: Array | None = None) -> Array:
+    """The sum of compact gradients of one array: first the products, as one product over all rows, then the parts.
+
+    Where there are products, it is in `place` if that suits them; else it is an array of its own.
+    """
     products = [g for g in gradients if isinstance(g, RowProduct)]
     parts = [g for g in gradients if isinstance(g, Part)]
     if products:
-        out = RowProduct(
-            np.concatenate([p.left for p in products]), np.concatenate([p.right for p in products])
-        ).dense()
+        joined = products[0]
+        if len(products) > 1:
+            left, right = (
+                np.concatenate([p.left for p in products]),
+                np.concatenate([p.right for p in products]),
+            )
+            joined = RowProduct(left, right)
+        whole = joined.dense(place)
     else:
-        out = parts.pop(0).dense()
+        whole = parts.pop(0).dense()
     for part in parts:
-        part.add_to(out)
-    return out
+        part.add_to(whole)
+    return whole

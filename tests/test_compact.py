@@ -59,7 +59,9 @@ def test_many_uses_of_one_weight_are_one_product(monkeypatch: pytest.MonkeyPatch
     products = []
     dense = compact.RowProduct.dense
     monkeypatch.setattr(
-        compact.RowProduct, "dense", lambda self: products.append(self.left.shape) or dense(self)
+        compact.RowProduct,
+        "dense",
+        lambda self, place=None: products.append(self.left.shape) or dense(self, place),
     )
     sum(((x[i] @ w).sum() for i in range(50)), dp.tensor(0.0)).backward()
     assert products == [(50, 4)]
@@ -74,3 +76,16 @@ def test_hooks_and_targets_see_whole_gradients() -> None:
     assert seen == [(4, 3)]
     (g,) = backward.backward([((np.ones(4) @ w).sum().node, np.ones(()))], targets=[w.node])
     np.testing.assert_array_equal(g, np.ones((4, 3)))
+
+
+def test_the_first_product_is_computed_in_the_sink() -> None:
+    """And later ones are added to it; a sink of another dtype takes a copy."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(5, 4))
+    for dtype in (np.float64, np.float32):
+        w = dp.tensor(rng.normal(size=(4, 3)), requires_grad=True)
+        w.node.sink = sink = np.full((4, 3), 7.0, dtype)
+        for times in (1, 2):
+            ((x @ w) * 2.0).sum().backward()
+            assert w.node.grad is sink
+            np.testing.assert_allclose(sink, times * 2 * np.repeat(x.sum(0)[:, None], 3, 1), rtol=1e-6)
