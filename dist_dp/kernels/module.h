@@ -6,5 +6,6 @@
 #include "arguments.h"
 
 extern PyMethodDef elementwise_functions[];
+extern PyMethodDef rows_functions[];
 
 #endif

@@ -3,7 +3,8 @@
 The passes over the scores are what costs beside the products, so there are as few as can be. The scale goes to the
 queries, together with the factor that turns e^x into 2^x, the cheaper function. Dividing by the sums is left to the
 result, which is smaller. The maximum of a row is subtracted only where something could overflow (see `exp_rows` in
-`activation.py`). Under a causal mask, keys after the last query of a piece are not looked at.
+`activation.py`), or by the compiled kernels, to which it costs little. Under a causal mask, keys after the last query
+of a piece are not looked at.
 
 The exponentials are kept for the backward pass up to 16 MiB of float32. Beyond that they are computed again, piece by
 piece, at about a quarter of the time of a forward and backward pass, so that memory grows with the length of the
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import _LARGEST, _SMALLEST_SUM, floating, row_maxima, softmax
@@ -63,9 +65,8 @@ class _Scores:
 
     def exponentials(self, piece: _Piece) -> tuple[Array, Array]:
         """2^(scores - shift), 0 where masked, and the reciprocals of the row sums (0 for a row that is all masked)."""
-        scores = self.q[piece.examples, :, piece.queries] @ self.k[piece.examples, :, piece.keys].swapaxes(
-            2, 3
-        )
+        q, k = self.q[piece.examples, :, piece.queries], self.k[piece.examples, :, piece.keys]
+        scores = _products(q, k)
         kept = None
         if self.mask is not None:
             mask = self.mask[piece.examples, :, piece.queries, piece.keys]
@@ -73,11 +74,18 @@ class _Scores:
                 kept = mask
             else:
                 scores += mask * scores.dtype.type(_LOG2_E)
+        queries, keys = scores.shape[2:]
+        if kernels.suits(scores) and scores.size:
+            if kept is not None:
+                scores = np.where(kept, scores, scores.dtype.type(-np.inf))
+            inverse = np.empty((*scores.shape[:3], 1), scores.dtype)
+            first = piece.queries.start if self.causal else keys  # from there on a query sees everything
+            kernels.compiled.attention_weights(scores, inverse, keys, queries, first)
+            return scores, inverse
         if self.causal:
-            queries, keys = scores.shape[2:]
             seen = np.tri(queries, keys, piece.queries.start, np.bool_)
             kept = seen if kept is None else kept & seen
-        out = np.empty(scores.shape, scores.dtype)  # in C order: its rows are a view
+        out = np.empty_like(scores)
         sums = self._safely(scores, kept, out)
         return out, np.divide(1, sums, out=sums).reshape(*scores.shape[:3], 1)
 
@@ -97,6 +105,11 @@ class _Scores:
         sums = row_sums(rows)
         sums[sums == 0] = np.inf
         return sums
+
+
+def _products(x: Array, y: Array) -> Array:
+    """x y^T for every head, in C order: the rows of the result are a matrix."""
+    return np.matmul(x, y.swapaxes(2, 3), out=np.empty((*x.shape[:3], y.shape[2]), x.dtype))
 
 
 def _empty_like(x: Array, width: int) -> Array:
@@ -162,9 +175,13 @@ def _attention_gradient(
         e, inverse = residuals[i] if residuals is not None else scores.exponentials(piece)
         part = g[examples, :, queries] * inverse
         dv[examples, :, keys] += e.swapaxes(2, 3) @ part
-        d = part @ v[examples, :, keys].swapaxes(2, 3)
-        np.subtract(d, np.vecdot(part, out[examples, :, queries])[..., None], d)
-        np.multiply(d, e, d)
+        d = _products(part, v[examples, :, keys])
+        along = np.ascontiguousarray(np.vecdot(part, out[examples, :, queries]))
+        if kernels.suits(d, e, along) and d.size:  # the same bits
+            kernels.compiled.attention_weights_gradient(d, e, along, d.shape[3])
+        else:
+            np.subtract(d, along[..., None], d)
+            np.multiply(d, e, d)
         if dmask is not None:
             dmask[examples, :, queries, keys] = d
         np.matmul(d, k[examples, :, keys], out=dq[examples, :, queries])

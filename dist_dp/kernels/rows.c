@@ -1,0 +1,168 @@
+/* Functions of the rows of a matrix: softmax and its kin, cross-entropy, and the weights of attention.
+
+   Every one makes a few passes over a row, which is in the first-level cache by then. The largest entry is always
+   subtracted before exponentials are taken: here it costs little. */
+
+#include <float.h>
+
+#include "kernels.h"
+#include "module.h"
+
+/* The largest entry; of a row of -inf the lowest number, so that x - max is -inf. NaN is passed over. */
+INLINE float row_max(const float *x, ptrdiff_t n) {
+    float lanes[LANES];
+    OVER_LANES(lanes, n, -FLT_MAX, greater_of(x[i], so_far));
+    return max_of_lanes(lanes);
+}
+
+INLINE float row_sum(const float *x, ptrdiff_t n) {
+    float lanes[LANES];
+    OVER_LANES(lanes, n, 0.0f, so_far + x[i]);
+    return sum_of_lanes(lanes);
+}
+
+INLINE float row_product(const float *x, const float *y, ptrdiff_t n) {
+    float lanes[LANES];
+    OVER_LANES(lanes, n, 0.0f, so_far + x[i] * y[i]);
+    return sum_of_lanes(lanes);
+}
+
+/* out = e^(x - shift); the sum of the row. */
+INLINE float row_exponentials(const float *restrict x, float shift, float *restrict out, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) out[i] = exp_below(x[i] - shift);
+    return row_sum(out, n);
+}
+
+/* --- softmax ----------------------------------------------------------------------------------------------------------- */
+
+KERNEL static void softmax(const float *restrict x, float *restrict out, ptrdiff_t rows, ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += n, out += n) {
+        float sum = row_exponentials(x, row_max(x, n), out, n);
+        for (ptrdiff_t i = 0; i < n; i++) out[i] /= sum;
+    }
+}
+
+KERNEL static void softmax_gradient(const float *restrict g, const float *restrict p, float *restrict d, ptrdiff_t rows,
+                                    ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < rows; r++, g += n, p += n, d += n) {
+        float along = row_product(g, p, n);
+        for (ptrdiff_t i = 0; i < n; i++) d[i] = (g[i] - along) * p[i];
+    }
+}
+
+KERNEL static void log_softmax(const float *restrict x, float *restrict out, ptrdiff_t rows, ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += n, out += n) {
+        float max = row_max(x, n);
+        float normaliser = log_of(row_exponentials(x, max, out, n));
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = x[i] - max - normaliser;
+    }
+}
+
+KERNEL static void log_softmax_gradient(const float *restrict g, const float *restrict y, float *restrict d, ptrdiff_t rows,
+                                        ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < rows; r++, g += n, y += n, d += n) {
+        float sum = row_sum(g, n);
+        for (ptrdiff_t i = 0; i < n; i++) d[i] = g[i] - exp_below(y[i]) * sum;
+    }
+}
+
+/* Whether the arrays `first` to `last` are equally many rows of `n`. */
+static int are_rows(const Argument *a, int first, int last, Py_ssize_t n) {
+    if (n < 1 || a[first].size % n) {
+        PyErr_Format(PyExc_ValueError, "argument %d must be rows of %zd elements, got %zd", first, n, a[first].size);
+        return 0;
+    }
+    return sized(a, first, last, a[first].size);
+}
+
+FUNCTION(softmax, "rwn", are_rows(a, 0, 1, SIZE(2)), softmax(FLOATS(0), FLOATS(1), SIZE(0) / SIZE(2), SIZE(2)))
+FUNCTION(softmax_gradient, "rrwn", are_rows(a, 0, 2, SIZE(3)),
+         softmax_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(0) / SIZE(3), SIZE(3)))
+FUNCTION(log_softmax, "rwn", are_rows(a, 0, 1, SIZE(2)), log_softmax(FLOATS(0), FLOATS(1), SIZE(0) / SIZE(2), SIZE(2)))
+FUNCTION(log_softmax_gradient, "rrwn", are_rows(a, 0, 2, SIZE(3)),
+         log_softmax_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(0) / SIZE(3), SIZE(3)))
+
+/* --- cross-entropy against class indices; p is the softmax, which its gradient needs ----------------------------------- */
+
+KERNEL static void cross_entropy(const float *restrict x, const int64_t *restrict target, float *restrict p,
+                                 float *restrict losses, ptrdiff_t rows, ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += n, p += n) {
+        float max = row_max(x, n);
+        float sum = row_exponentials(x, max, p, n);
+        losses[r] = log_of(sum) - (x[target[r]] - max);
+        for (ptrdiff_t i = 0; i < n; i++) p[i] /= sum;
+    }
+}
+
+/* d = p both, less own at the target. */
+KERNEL static void cross_entropy_gradient(const float *restrict p, const int64_t *restrict target,
+                                          const float *restrict both, const float *restrict own, float *restrict d,
+                                          ptrdiff_t rows, ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < rows; r++, p += n, d += n) {
+        for (ptrdiff_t i = 0; i < n; i++) d[i] = p[i] * both[r];
+        d[target[r]] -= own[r];
+    }
+}
+
+/* Whether argument `k` holds class indices below `n`, one for each row of argument 0. */
+static int are_classes(const Argument *a, int k, Py_ssize_t n) {
+    if (!sized(a, k, k, SIZE(0) / n)) return 0;
+    for (Py_ssize_t r = 0; r < SIZE(k); r++)
+        if (WHOLES(k)[r] < 0 || WHOLES(k)[r] >= n) {
+            PyErr_Format(PyExc_IndexError, "argument %d must hold indices below %zd", k, n);
+            return 0;
+        }
+    return 1;
+}
+
+FUNCTION(cross_entropy, "rwwin",
+         are_rows(a, 0, 1, SIZE(4)) && sized(a, 2, 2, SIZE(0) / SIZE(4)) && are_classes(a, 3, SIZE(4)),
+         cross_entropy(FLOATS(0), WHOLES(3), FLOATS(1), FLOATS(2), SIZE(2), SIZE(4)))
+FUNCTION(cross_entropy_gradient, "rrrwin",
+         are_rows(a, 0, 0, SIZE(5)) && sized(a, 1, 2, SIZE(0) / SIZE(5)) && sized(a, 3, 3, SIZE(0)) &&
+             are_classes(a, 4, SIZE(5)),
+         cross_entropy_gradient(FLOATS(0), WHOLES(4), FLOATS(1), FLOATS(2), FLOATS(3), SIZE(1), SIZE(5)))
+
+/* --- attention: from scores to exponentials, and back -------------------------------------------------------------------- */
+
+/* x = 2^(x - max) in place, and the reciprocals of the sums, 0 for a row of zeros. Each run of `queries` rows is of the
+   queries first, first + 1, ..., and a query looks at the keys up to its own number. */
+KERNEL static void attention_weights(float *restrict x, float *restrict inverse, ptrdiff_t rows, ptrdiff_t keys,
+                                     ptrdiff_t queries, ptrdiff_t first) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += keys) {
+        ptrdiff_t seen = first < keys ? first + r % queries + 1 : keys;
+        /* What is not seen is -inf as far as the lanes of the last key that is seen go, and 0 behind them. */
+        ptrdiff_t end = seen + (LANES - 1) & ~(ptrdiff_t)(LANES - 1);
+        if (end > keys) end = keys;
+        for (ptrdiff_t k = seen; k < end; k++) x[k] = -INFINITY;
+        for (ptrdiff_t k = end; k < keys; k++) x[k] = 0.0f;
+        float max = row_max(x, end);
+        for (ptrdiff_t k = 0; k < end; k++) x[k] = exp2_below(x[k] - max);
+        float sum = row_sum(x, end);
+        inverse[r] = sum == 0.0f ? 0.0f : 1.0f / sum;
+    }
+}
+
+/* d = (d - along) e. */
+KERNEL static void attention_weights_gradient(float *restrict d, const float *restrict e, const float *restrict along,
+                                              ptrdiff_t rows, ptrdiff_t keys) {
+    for (ptrdiff_t r = 0; r < rows; r++, d += keys, e += keys)
+        for (ptrdiff_t i = 0; i < keys; i++) d[i] = (d[i] - along[r]) * e[i];
+}
+
+/* Whether argument `k` is at least `least`. */
+static int at_least(const Argument *a, int k, Py_ssize_t least) {
+    if (SIZE(k) >= least) return 1;
+    PyErr_Format(PyExc_ValueError, "argument %d must be at least %zd, got %zd", k, least, SIZE(k));
+    return 0;
+}
+
+FUNCTION(attention_weights, "wwnnn",
+         are_rows(a, 0, 0, SIZE(2)) && sized(a, 1, 1, SIZE(0) / SIZE(2)) && at_least(a, 3, 1) && at_least(a, 4, 0),
+         attention_weights(FLOATS(0), FLOATS(1), SIZE(1), SIZE(2), SIZE(3), SIZE(4)))
+FUNCTION(attention_weights_gradient, "wrrn", are_rows(a, 0, 1, SIZE(3)) && sized(a, 2, 2, SIZE(0) / SIZE(3)),
+         attention_weights_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(2), SIZE(3)))
+
+PyMethodDef rows_functions[] = {
+    ENTRY(softmax), ENTRY(softmax_gradient), ENTRY(log_softmax), ENTRY(log_softmax_gradient), ENTRY(cross_entropy),
+    ENTRY(cross_entropy_gradient), ENTRY(attention_weights), ENTRY(attention_weights_gradient), {NULL, NULL, 0, NULL}};
