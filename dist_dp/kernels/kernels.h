@@ -57,6 +57,18 @@ INLINE float sum_of_lanes(float *lanes) {
     return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
+INLINE float row_sum(const float *x, ptrdiff_t n) {
+    float lanes[LANES];
+    OVER_LANES(lanes, n, 0.0f, so_far + x[i]);
+    return sum_of_lanes(lanes);
+}
+
+INLINE float row_product(const float *x, const float *y, ptrdiff_t n) {
+    float lanes[LANES];
+    OVER_LANES(lanes, n, 0.0f, so_far + x[i] * y[i]);
+    return sum_of_lanes(lanes);
+}
+
 INLINE float greater_of(float x, float y) { return x > y ? x : y; }
 
 INLINE float max_of_lanes(float *lanes) {

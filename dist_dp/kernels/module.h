@@ -6,6 +6,7 @@
 #include "arguments.h"
 
 extern PyMethodDef elementwise_functions[];
+extern PyMethodDef normalise_functions[];
 extern PyMethodDef rows_functions[];
 
 #endif

@@ -15,18 +15,6 @@ INLINE float row_max(const float *x, ptrdiff_t n) {
     return max_of_lanes(lanes);
 }
 
-INLINE float row_sum(const float *x, ptrdiff_t n) {
-    float lanes[LANES];
-    OVER_LANES(lanes, n, 0.0f, so_far + x[i]);
-    return sum_of_lanes(lanes);
-}
-
-INLINE float row_product(const float *x, const float *y, ptrdiff_t n) {
-    float lanes[LANES];
-    OVER_LANES(lanes, n, 0.0f, so_far + x[i] * y[i]);
-    return sum_of_lanes(lanes);
-}
-
 /* out = e^(x - shift); the sum of the row. */
 INLINE float row_exponentials(const float *restrict x, float shift, float *restrict out, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) out[i] = exp_below(x[i] - shift);
@@ -64,15 +52,6 @@ KERNEL static void log_softmax_gradient(const float *restrict g, const float *re
         float sum = row_sum(g, n);
         for (ptrdiff_t i = 0; i < n; i++) d[i] = g[i] - exp_below(y[i]) * sum;
     }
-}
-
-/* Whether the arrays `first` to `last` are equally many rows of `n`. */
-static int are_rows(const Argument *a, int first, int last, Py_ssize_t n) {
-    if (n < 1 || a[first].size % n) {
-        PyErr_Format(PyExc_ValueError, "argument %d must be rows of %zd elements, got %zd", first, n, a[first].size);
-        return 0;
-    }
-    return sized(a, first, last, a[first].size);
 }
 
 FUNCTION(softmax, "rwn", are_rows(a, 0, 1, SIZE(2)), softmax(FLOATS(0), FLOATS(1), SIZE(0) / SIZE(2), SIZE(2)))

@@ -59,10 +59,34 @@ def _attention_weights_gradient(rng: np.random.Generator) -> tuple[list[Any], li
     return [normal(rng, ROWS, 59), normal(rng, ROWS, 59), normal(rng, ROWS), 59], [0]
 
 
+def _normalise(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    arrays = [normal(rng, 9, 2, 59), normal(rng, 2, 59), normal(rng, 2, 59), empty(9, 2, 59)]
+    return [*arrays, empty(9, 2), empty(9, 2), 59, 1e-5, True], [3, 4, 5]
+
+
+def _normalise_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    arrays = [normal(rng, 9, 2, 59), normal(rng, 9, 2, 59), normal(rng, 2, 59), normal(rng, 9, 2), normal(rng, 9, 2)]
+    return [*arrays, empty(9, 2, 59), empty(2, 59), empty(2, 59), 59, True], [5, 6, 7]
+
+
+def _batch_norm(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    arrays = [normal(rng, 9, 3, 59), normal(rng, 3), normal(rng, 3), empty(9, 3, 59)]
+    return [*arrays, empty(3), empty(3), 59, 1e-5], [3, 4, 5]
+
+
+def _batch_norm_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    arrays = [normal(rng, 9, 3, 59), normal(rng, 9, 3, 59), *(normal(rng, 3) for _ in range(5))]
+    return [*arrays, empty(9, 3, 59), empty(3), empty(3), 59], [7, 8, 9]
+
+
 CALLS: dict[str, Call] = {
     "adam": _adam,
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
     **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
+    "normalise": _normalise,
+    "normalise_gradient": _normalise_gradient,
+    "batch_norm": _batch_norm,
+    "batch_norm_gradient": _batch_norm_gradient,
     "softmax": _rows(1),
     "softmax_gradient": _rows(2),
     "log_softmax": _rows(1),
