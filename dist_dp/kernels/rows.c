@@ -104,10 +104,9 @@ FUNCTION(cross_entropy_gradient, "rrrwin",
 
 /* --- attention: from scores to exponentials, and back -------------------------------------------------------------------- */
 
-/* x = 2^(x - max) in place, and the reciprocals of the sums, 0 for a row of zeros. Each run of `queries` rows is of the
-   queries first, first + 1, ..., and a query looks at the keys up to its own number. */
-KERNEL static void attention_weights(float *restrict x, float *restrict inverse, ptrdiff_t rows, ptrdiff_t keys,
-                                     ptrdiff_t queries, ptrdiff_t first) {
+/* The softmax of scores in base 2, in place; 0 for a row of -inf. Each run of `queries` rows is of the queries first,
+   first + 1, ..., and a query looks at the keys up to its own number. */
+KERNEL static void attention_weights(float *restrict x, ptrdiff_t rows, ptrdiff_t keys, ptrdiff_t queries, ptrdiff_t first) {
     for (ptrdiff_t r = 0; r < rows; r++, x += keys) {
         ptrdiff_t seen = first < keys ? first + r % queries + 1 : keys;
         /* What is not seen is -inf as far as the lanes of the last key that is seen go, and 0 behind them. */
@@ -118,7 +117,8 @@ KERNEL static void attention_weights(float *restrict x, float *restrict inverse,
         float max = row_max(x, end);
         for (ptrdiff_t k = 0; k < end; k++) x[k] = exp2_below(x[k] - max);
         float sum = row_sum(x, end);
-        inverse[r] = sum == 0.0f ? 0.0f : 1.0f / sum;
+        float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+        for (ptrdiff_t k = 0; k < end; k++) x[k] *= inverse;
     }
 }
 
@@ -136,9 +136,8 @@ static int at_least(const Argument *a, int k, Py_ssize_t least) {
     return 0;
 }
 
-FUNCTION(attention_weights, "wwnnn",
-         are_rows(a, 0, 0, SIZE(2)) && sized(a, 1, 1, SIZE(0) / SIZE(2)) && at_least(a, 3, 1) && at_least(a, 4, 0),
-         attention_weights(FLOATS(0), FLOATS(1), SIZE(1), SIZE(2), SIZE(3), SIZE(4)))
+FUNCTION(attention_weights, "wnnn", are_rows(a, 0, 0, SIZE(1)) && at_least(a, 2, 1) && at_least(a, 3, 0),
+         attention_weights(FLOATS(0), SIZE(0) / SIZE(1), SIZE(1), SIZE(2), SIZE(3)))
 FUNCTION(attention_weights_gradient, "wrrn", are_rows(a, 0, 1, SIZE(3)) && sized(a, 2, 2, SIZE(0) / SIZE(3)),
          attention_weights_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(2), SIZE(3)))
 

@@ -3,8 +3,8 @@
 The passes over the scores are what costs beside the products, so there are as few as can be. The scale goes to the
 queries, together with the factor that turns e^x into 2^x, the cheaper function. Dividing by the sums is left to the
 result, which is smaller. The maximum of a row is subtracted only where something could overflow (see `exp_rows` in
-`activation.py`), or by the compiled kernels, to which it costs little. Under a causal mask, keys after the last query
-of a piece are not looked at.
+`activation.py`). The compiled kernel does both at once, as it has a row of scores in the first-level cache. Under a
+causal mask, keys after the last query of a piece are not looked at.
 
 The exponentials are kept for the backward pass up to 16 MiB of float32. Beyond that they are computed again, piece by
 piece, at about a quarter of the time of a forward and backward pass, so that memory grows with the length of the
@@ -57,14 +57,17 @@ def _pieces(q: Array, k: Array, causal: bool) -> Iterator[_Piece]:
 
 
 class _Scores:
-    """The exponentials of the scores, piece by piece."""
+    """The softmax of the scores, piece by piece."""
 
     def __init__(self, q: Array, k: Array, mask: Any, causal: bool, scale: float) -> None:
         self.q, self.k, self.causal = q * q.dtype.type(scale * _LOG2_E), k, causal
         self.mask = None if isinstance(mask, float) else mask
 
-    def exponentials(self, piece: _Piece) -> tuple[Array, Array]:
-        """2^(scores - shift), 0 where masked, and the reciprocals of the row sums (0 for a row that is all masked)."""
+    def weights(self, piece: _Piece) -> tuple[Array, Array | None]:
+        """2^(scores - shift), 0 where masked, and the reciprocals of the row sums (0 for a row that is all masked).
+
+        Or, from the compiled kernel, their product and None.
+        """
         q, k = self.q[piece.examples, :, piece.queries], self.k[piece.examples, :, piece.keys]
         scores = _products(q, k)
         kept = None
@@ -78,10 +81,9 @@ class _Scores:
         if kernels.suits(scores) and scores.size:
             if kept is not None:
                 scores = np.where(kept, scores, scores.dtype.type(-np.inf))
-            inverse = np.empty((*scores.shape[:3], 1), scores.dtype)
             first = piece.queries.start if self.causal else keys  # from there on a query sees everything
-            kernels.compiled.attention_weights(scores, inverse, keys, queries, first)
-            return scores, inverse
+            kernels.compiled.attention_weights(scores, keys, queries, first)
+            return scores, None
         if self.causal:
             seen = np.tri(queries, keys, piece.queries.start, np.bool_)
             kept = seen if kept is None else kept & seen
@@ -141,10 +143,11 @@ def _attention(q: Array, k: Array, v: Array, mask: Any, causal: bool, scale: flo
     kept: Any = [] if math.prod(q.shape[:3]) * k.shape[2] <= _KEPT else None
     with np.errstate(all="ignore"):
         for piece in _pieces(q, k, causal):
-            e, inverse = scores.exponentials(piece)
+            e, inverse = scores.weights(piece)
             part = out[piece.examples, :, piece.queries]
             np.matmul(e, v[piece.examples, :, piece.keys], out=part)
-            np.multiply(part, inverse, part)
+            if inverse is not None:
+                np.multiply(part, inverse, part)
             if kept is not None:
                 kept.append((e, inverse))
     return out.reshape(shape), kept
@@ -172,8 +175,10 @@ def _attention_gradient(
     dv[...] = 0
     for i, piece in enumerate(_pieces(q, k, causal)):
         examples, queries, keys = piece
-        e, inverse = residuals[i] if residuals is not None else scores.exponentials(piece)
-        part = g[examples, :, queries] * inverse
+        e, inverse = residuals[i] if residuals is not None else scores.weights(piece)
+        part = g[examples, :, queries]
+        if inverse is not None:
+            part = part * inverse
         dv[examples, :, keys] += e.swapaxes(2, 3) @ part
         d = _products(part, v[examples, :, keys])
         along = np.ascontiguousarray(np.vecdot(part, out[examples, :, queries]))

@@ -52,7 +52,7 @@ def _cross_entropy_gradient(rng: np.random.Generator) -> tuple[list[Any], list[i
 
 
 def _attention_weights(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, 2, 23, 59), empty(2, 23), 59, 23, 31], [0, 1]
+    return [normal(rng, 2, 23, 59), 59, 23, 31], [0]
 
 
 def _attention_weights_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
