@@ -65,7 +65,13 @@ def _normalise(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
 
 
 def _normalise_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    arrays = [normal(rng, 9, 2, 59), normal(rng, 9, 2, 59), normal(rng, 2, 59), normal(rng, 9, 2), normal(rng, 9, 2)]
+    arrays = [
+        normal(rng, 9, 2, 59),
+        normal(rng, 9, 2, 59),
+        normal(rng, 2, 59),
+        normal(rng, 9, 2),
+        normal(rng, 9, 2),
+    ]
     return [*arrays, empty(9, 2, 59), empty(2, 59), empty(2, 59), 59, True], [5, 6, 7]
 
 
@@ -83,6 +89,8 @@ CALLS: dict[str, Call] = {
     "adam": _adam,
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
     **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
+    "relu": lambda rng: ([normal(rng, N), empty(N)], [1]),
+    "relu_gradient": lambda rng: ([normal(rng, N), normal(rng, N), empty(N)], [2]),
     "normalise": _normalise,
     "normalise_gradient": _normalise_gradient,
     "batch_norm": _batch_norm,
