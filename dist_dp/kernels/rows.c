@@ -122,11 +122,11 @@ KERNEL static void attention_weights(float *restrict x, ptrdiff_t rows, ptrdiff_
     }
 }
 
-/* d = (d - along) e. */
+/* d = (d - along) e factor. */
 KERNEL static void attention_weights_gradient(float *restrict d, const float *restrict e, const float *restrict along,
-                                              ptrdiff_t rows, ptrdiff_t keys) {
+                                              ptrdiff_t rows, ptrdiff_t keys, float factor) {
     for (ptrdiff_t r = 0; r < rows; r++, d += keys, e += keys)
-        for (ptrdiff_t i = 0; i < keys; i++) d[i] = (d[i] - along[r]) * e[i];
+        for (ptrdiff_t i = 0; i < keys; i++) d[i] = (d[i] - along[r]) * e[i] * factor;
 }
 
 /* Whether argument `k` is at least `least`. */
@@ -138,8 +138,8 @@ static int at_least(const Argument *a, int k, Py_ssize_t least) {
 
 FUNCTION(attention_weights, "wnnn", are_rows(a, 0, 0, SIZE(1)) && at_least(a, 2, 1) && at_least(a, 3, 0),
          attention_weights(FLOATS(0), SIZE(0) / SIZE(1), SIZE(1), SIZE(2), SIZE(3)))
-FUNCTION(attention_weights_gradient, "wrrn", are_rows(a, 0, 1, SIZE(3)) && sized(a, 2, 2, SIZE(0) / SIZE(3)),
-         attention_weights_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(2), SIZE(3)))
+FUNCTION(attention_weights_gradient, "wrrnf", are_rows(a, 0, 1, SIZE(3)) && sized(a, 2, 2, SIZE(0) / SIZE(3)),
+         attention_weights_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(2), SIZE(3), NUMBER(4)))
 
 PyMethodDef rows_functions[] = {
     ENTRY(softmax), ENTRY(softmax_gradient), ENTRY(log_softmax), ENTRY(log_softmax_gradient), ENTRY(cross_entropy),

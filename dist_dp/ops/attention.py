@@ -38,11 +38,15 @@ _PIECE, _KEPT = 1 << 17, 1 << 22
 
 
 class _Piece(NamedTuple):
-    """Some examples (with all their heads), some queries, and the keys that these look at."""
+    """Some examples (with all their heads), some queries, and the keys that these look at.
+
+    `last` are the last queries of these examples; they look at all keys, and come first.
+    """
 
     examples: slice
     queries: slice
     keys: slice
+    last: bool
 
 
 def _pieces(q: Array, k: Array, causal: bool) -> Iterator[_Piece]:
@@ -51,9 +55,10 @@ def _pieces(q: Array, k: Array, causal: bool) -> Iterator[_Piece]:
     rows = max(1, min(queries, 64 if causal else _PIECE // max(1, keys)))
     step = max(1, _PIECE // max(1, heads * rows * keys))
     for start in range(0, examples, step):
-        for row in range(0, queries, rows):
-            last = min(row + rows, keys) if causal else keys
-            yield _Piece(slice(start, start + step), slice(row, min(row + rows, queries)), slice(0, last))
+        for row in reversed(range(0, queries, rows)):
+            end = min(row + rows, queries)
+            seen = min(end, keys) if causal else keys
+            yield _Piece(slice(start, start + step), slice(row, end), slice(0, seen), end == queries)
 
 
 class _Scores:
@@ -114,6 +119,14 @@ def _products(x: Array, y: Array) -> Array:
     return np.matmul(x, y.swapaxes(2, 3), out=np.empty((*x.shape[:3], y.shape[2]), x.dtype))
 
 
+def _add_product(x: Array, y: Array, out: Array, first: bool) -> None:
+    """out = x y, the first time, and then out += x y."""
+    if first:
+        np.matmul(x, y, out=out)
+    else:
+        out += x @ y
+
+
 def _empty_like(x: Array, width: int) -> Array:
     """A new (examples, heads, length, width) in the memory order of `x`: heads of one matrix join again."""
     examples, heads, length, _ = x.shape
@@ -170,29 +183,30 @@ def _attention_gradient(
     q, k, v, g, out = _four(q), _four(k), _four(v), _four(g), _four(out)
     dq, dk, dv = _empty_like(q, q.shape[3]), _empty_like(k, k.shape[3]), _empty_like(v, v.shape[3])
     dmask = np.zeros((*q.shape[:3], k.shape[2]), q.dtype) if need[3] else None
-    scores = _Scores(q, k, mask, causal, scale)
-    dk[...] = 0
-    dv[...] = 0
+    factor = scale if dmask is None else 1.0
+    scores = _Scores(q, k, mask, causal, scale) if residuals is None else None
+    if q.size == 0 or causal and q.shape[2] < k.shape[2]:  # keys that no query looks at
+        dk[...] = dv[...] = 0
     for i, piece in enumerate(_pieces(q, k, causal)):
-        examples, queries, keys = piece
-        e, inverse = residuals[i] if residuals is not None else scores.weights(piece)
+        examples, queries, keys, last = piece
+        e, inverse = residuals[i] if scores is None else scores.weights(piece)
         part = g[examples, :, queries]
         if inverse is not None:
             part = part * inverse
-        dv[examples, :, keys] += e.swapaxes(2, 3) @ part
+        _add_product(e.swapaxes(2, 3), part, dv[examples, :, keys], last)
         d = _products(part, v[examples, :, keys])
         along = np.ascontiguousarray(np.vecdot(part, out[examples, :, queries]))
         if kernels.suits(d, e, along) and d.size:  # the same bits
-            kernels.compiled.attention_weights_gradient(d, e, along, d.shape[3])
+            kernels.compiled.attention_weights_gradient(d, e, along, d.shape[3], factor)
         else:
             np.subtract(d, along[..., None], d)
             np.multiply(d, e, d)
+            np.multiply(d, factor, d)
         if dmask is not None:
             dmask[examples, :, queries, keys] = d
+            np.multiply(d, scale, d)
         np.matmul(d, k[examples, :, keys], out=dq[examples, :, queries])
-        dk[examples, :, keys] += d.swapaxes(2, 3) @ q[examples, :, queries]
-    dq *= scale
-    dk *= scale
+        _add_product(d.swapaxes(2, 3), q[examples, :, queries], dk[examples, :, keys], last)
     gradients = dq, dk, dv, dmask
     return [d if d is None else d.reshape(shape) for d, shape in zip(gradients, shapes, strict=True)]
 

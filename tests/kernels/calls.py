@@ -56,7 +56,7 @@ def _attention_weights(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
 
 
 def _attention_weights_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, ROWS, 59), normal(rng, ROWS, 59), normal(rng, ROWS), 59], [0]
+    return [normal(rng, ROWS, 59), normal(rng, ROWS, 59), normal(rng, ROWS), 59, 0.3], [0]
 
 
 def _normalise(rng: np.random.Generator) -> tuple[list[Any], list[int]]:

@@ -122,8 +122,8 @@ def test_elementwise_ones_have_numpys_bits(rows: int, n: int, seed: int) -> None
     expected = p * both_[:, None]
     expected[np.arange(rows), target] -= own
     np.testing.assert_array_equal(d, expected)
-    kernels.compiled.attention_weights_gradient(d, p, own, n)
-    np.testing.assert_array_equal(d, (expected - own[:, None]) * p)
+    kernels.compiled.attention_weights_gradient(d, p, own, n, 0.3)
+    np.testing.assert_array_equal(d, (expected - own[:, None]) * p * np.float32(0.3))
 
 
 def test_relu_has_numpys_bits() -> None:
