@@ -1,4 +1,4 @@
-/* Functions of the rows of a matrix: softmax and its kin, cross-entropy, and the weights of attention.
+/* Functions of the rows of a matrix: softmax and its kin, cross-entropy, and the weights of attention; and transposes.
 
    Every one makes a few passes over a row, which is in the first-level cache by then. The largest entry is always
    subtracted before exponentials are taken: here it costs little. */
@@ -141,6 +141,42 @@ FUNCTION(attention_weights, "wnnn", are_rows(a, 0, 0, SIZE(1)) && at_least(a, 2,
 FUNCTION(attention_weights_gradient, "wrrnf", are_rows(a, 0, 1, SIZE(3)) && sized(a, 2, 2, SIZE(0) / SIZE(3)),
          attention_weights_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(2), SIZE(3), NUMBER(4)))
 
+/* Every matrix transposed, square by square: compilers read and write a square in whole registers. */
+enum { SIDE = 8 };
+
+INLINE void transpose(const float *restrict x, float *restrict out, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t height,
+                      ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j++)
+        for (ptrdiff_t i = 0; i < height; i++) out[j * rows + i] = x[i * columns + j];
+}
+
+KERNEL static void transposed(const float *restrict x, float *restrict out, ptrdiff_t matrices, ptrdiff_t rows,
+                              ptrdiff_t columns) {
+    for (ptrdiff_t k = 0; k < matrices; k++, x += rows * columns, out += rows * columns)
+        for (ptrdiff_t i = 0; i < rows; i += SIDE)
+            for (ptrdiff_t j = 0; j < columns; j += SIDE) {
+                const float *from = x + i * columns + j;
+                float *to = out + j * rows + i;
+                ptrdiff_t height = rows - i, width = columns - j;
+                if (height >= SIDE && width >= SIDE)
+                    transpose(from, to, rows, columns, SIDE, SIDE);
+                else
+                    transpose(from, to, rows, columns, height < SIDE ? height : SIDE, width < SIDE ? width : SIDE);
+            }
+}
+
+/* Whether the arrays `first` to `last` are equally many matrices. */
+static int are_matrices(const Argument *a, int first, int last, Py_ssize_t rows, Py_ssize_t columns) {
+    if (!are_rows(a, first, last, columns)) return 0;
+    if (rows > 0 && SIZE(first) / columns % rows == 0) return 1;
+    PyErr_Format(PyExc_ValueError, "argument %d must have matrices of %zd rows, got %zd", first, rows, SIZE(first) / columns);
+    return 0;
+}
+
+FUNCTION(transposed, "rwnn", are_matrices(a, 0, 1, SIZE(2), SIZE(3)),
+         transposed(FLOATS(0), FLOATS(1), SIZE(0) / SIZE(3) / SIZE(2), SIZE(2), SIZE(3)))
+
 PyMethodDef rows_functions[] = {
     ENTRY(softmax), ENTRY(softmax_gradient), ENTRY(log_softmax), ENTRY(log_softmax_gradient), ENTRY(cross_entropy),
-    ENTRY(cross_entropy_gradient), ENTRY(attention_weights), ENTRY(attention_weights_gradient), {NULL, NULL, 0, NULL}};
+    ENTRY(cross_entropy_gradient), ENTRY(attention_weights), ENTRY(attention_weights_gradient), ENTRY(transposed),
+    {NULL, NULL, 0, NULL}};

@@ -1,7 +1,7 @@
 """Scaled dot-product attention, fused: scores exist for a few heads and queries at a time, in the cache.
 
 The passes over the scores are what costs beside the products, so there are as few as can be. The scale goes to the
-queries, together with the factor that turns e^x into 2^x, the cheaper function. Dividing by the sums is left to the
+keys, together with the factor that turns e^x into 2^x, the cheaper function. Dividing by the sums is left to the
 result, which is smaller. The maximum of a row is subtracted only where something could overflow (see `exp_rows` in
 `activation.py`). The compiled kernel does both at once, as it has a row of scores in the first-level cache. Under a
 causal mask, keys after the last query of a piece are not looked at.
@@ -65,7 +65,7 @@ class _Scores:
     """The softmax of the scores, piece by piece."""
 
     def __init__(self, q: Array, k: Array, mask: Any, causal: bool, scale: float) -> None:
-        self.q, self.k, self.causal = q * q.dtype.type(scale * _LOG2_E), k, causal
+        self.q, self.kt, self.causal = q, _transposed(k, scale * _LOG2_E), causal
         self.mask = None if isinstance(mask, float) else mask
 
     def weights(self, piece: _Piece) -> tuple[Array, Array | None]:
@@ -73,8 +73,8 @@ class _Scores:
 
         Or, from the compiled kernel, their product and None.
         """
-        q, k = self.q[piece.examples, :, piece.queries], self.k[piece.examples, :, piece.keys]
-        scores = _products(q, k)
+        q, kt = self.q[piece.examples, :, piece.queries], self.kt[piece.examples, :, :, piece.keys]
+        scores = _products(q, kt)
         kept = None
         if self.mask is not None:
             mask = self.mask[piece.examples, :, piece.queries, piece.keys]
@@ -114,9 +114,22 @@ class _Scores:
         return sums
 
 
+def _transposed(x: Array, factor: float = 1.0) -> Array:
+    """Every matrix of x, times a number, transposed: in C order if a kernel can do that.
+
+    OpenBLAS multiplies small matrices by one in C order in three quarters of the time. NumPy's copy would cost as much.
+    """
+    x = np.multiply(x, x.dtype.type(factor), order="C") if factor != 1 else np.ascontiguousarray(x)
+    if kernels.suits(x) and x.size:
+        out = np.empty((*x.shape[:2], x.shape[3], x.shape[2]), x.dtype)
+        kernels.compiled.transposed(x, out, *x.shape[2:])
+        return out
+    return x.swapaxes(2, 3)
+
+
 def _products(x: Array, y: Array) -> Array:
-    """x y^T for every head, in C order: the rows of the result are a matrix."""
-    return np.matmul(x, y.swapaxes(2, 3), out=np.empty((*x.shape[:3], y.shape[2]), x.dtype))
+    """x y for every head, in C order: the rows of the result are a matrix."""
+    return np.matmul(x, y, out=np.empty((*x.shape[:3], y.shape[3]), x.dtype))
 
 
 def _add_product(x: Array, y: Array, out: Array, first: bool) -> None:
@@ -183,9 +196,10 @@ def _attention_gradient(
     q, k, v, g, out = _four(q), _four(k), _four(v), _four(g), _four(out)
     dq, dk, dv = _empty_like(q, q.shape[3]), _empty_like(k, k.shape[3]), _empty_like(v, v.shape[3])
     dmask = np.zeros((*q.shape[:3], k.shape[2]), q.dtype) if need[3] else None
+    vt = _transposed(v)
     factor = scale if dmask is None else 1.0
     scores = _Scores(q, k, mask, causal, scale) if residuals is None else None
-    if q.size == 0 or causal and q.shape[2] < k.shape[2]:  # keys that no query looks at
+    if q.size == 0 or (causal and q.shape[2] < k.shape[2]):  # keys that no query looks at
         dk[...] = dv[...] = 0
     for i, piece in enumerate(_pieces(q, k, causal)):
         examples, queries, keys, last = piece
@@ -194,7 +208,7 @@ def _attention_gradient(
         if inverse is not None:
             part = part * inverse
         _add_product(e.swapaxes(2, 3), part, dv[examples, :, keys], last)
-        d = _products(part, v[examples, :, keys])
+        d = _products(part, vt[examples, :, :, keys])
         along = np.ascontiguousarray(np.vecdot(part, out[examples, :, queries]))
         if kernels.suits(d, e, along) and d.size:  # the same bits
             kernels.compiled.attention_weights_gradient(d, e, along, d.shape[3], factor)

@@ -85,6 +85,10 @@ def _batch_norm_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]
     return [*arrays, empty(9, 3, 59), empty(3), empty(3), 59], [7, 8, 9]
 
 
+def _transposed(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    return [normal(rng, 2, 23, 19), empty(2, 19, 23), 23, 19], [1]
+
+
 CALLS: dict[str, Call] = {
     "adam": _adam,
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
@@ -103,6 +107,7 @@ CALLS: dict[str, Call] = {
     "cross_entropy_gradient": _cross_entropy_gradient,
     "attention_weights": _attention_weights,
     "attention_weights_gradient": _attention_weights_gradient,
+    "transposed": _transposed,
 }
 
 

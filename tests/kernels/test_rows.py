@@ -151,6 +151,14 @@ def test_a_query_looks_at_the_keys_up_to_its_own(keys: int, first: int) -> None:
     np.testing.assert_allclose(weights, e / e.sum(-1, keepdims=True), rtol=1e-6)
 
 
+@given(st.integers(0, 3), st.integers(1, 40), st.integers(1, 40))
+def test_transposes(matrices: int, rows: int, columns: int) -> None:
+    x = random.normal(size=(matrices, rows, columns)).astype(np.float32)
+    out = np.empty((matrices, columns, rows), np.float32)
+    kernels.compiled.transposed(x, out, rows, columns)
+    np.testing.assert_array_equal(out, x.swapaxes(1, 2))
+
+
 @pytest.mark.parametrize("wrong", [-1, 5, 1 << 62])
 def test_indices_out_of_range_are_refused(wrong: int) -> None:
     x, rows = np.zeros((3, 5), np.float32), np.zeros(3, np.float32)
@@ -170,6 +178,9 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         ("softmax_gradient", (x, y, x.copy(), 6)),
         ("attention_weights", (x, 6, 0, 0)),
         ("attention_weights", (x, 6, 4, -1)),
+        ("transposed", (x, x.copy(), 0, 6)),
+        ("transposed", (x, x.copy(), 3, 6)),
+        ("transposed", (x, x.copy(), 1 << 62, 6)),
         ("normalise", (x, c, c, x.copy(), np.zeros(4, np.float32), np.zeros(4, np.float32), 6, 0.0, 1)),
         (
             "normalise",
