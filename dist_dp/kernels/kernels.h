@@ -69,6 +69,15 @@ INLINE float row_product(const float *x, const float *y, ptrdiff_t n) {
     return sum_of_lanes(lanes);
 }
 
+/* How many of the rows that are left, of `n`, are taken at a time, each pass going over all of them: the chain of additions
+   of one row hides behind those of the others, and they fit the first-level cache. */
+enum { FEW = 8 };
+
+INLINE ptrdiff_t few_of(ptrdiff_t left, ptrdiff_t n) {
+    ptrdiff_t few = n > 512 ? 1 : FEW;
+    return left < few ? left : few;
+}
+
 INLINE float greater_of(float x, float y) { return x > y ? x : y; }
 
 INLINE float max_of_lanes(float *lanes) {
@@ -135,8 +144,8 @@ INLINE float exp_of(float x) {
     return exp_of_fraction(r) * bits_as_float((half + 127) << 23) * bits_as_float((n - half + 127) << 23);
 }
 
-/* The same for x <= 0, which is what a row less its maximum holds, at half the operations: 0 instead of numbers below the
-   smallest normal one. The low bits of `shifted`, moved up, are those of 2^n. */
+/* The same for x <= 0, which is what a row less its maximum holds, at half the operations: 0 instead of numbers below
+   2e-38, where the normal ones end. The low bits of `shifted`, moved up, are those of 2^n. */
 INLINE float exp2_below(float x) {
     const float round = 12582912.0f + 127.0f;
     float shifted = x + round;

@@ -11,17 +11,13 @@ INLINE float row_squares(const float *x, float centre, ptrdiff_t n) {
     return sum_of_lanes(lanes);
 }
 
-/* So many rows of `n` are taken at a time and each pass goes over all of them, so that the chain of additions of one row
-   hides behind those of the others; they fit the first-level cache. */
-INLINE ptrdiff_t at_a_time(ptrdiff_t n) { return n > 512 ? 1 : 8; }
-
 /* out = (x - mean) scale weight + bias with scale = 1 / sqrt(mean of squares + eps); mean = 0 if not `centred`. Weight and
    bias are of `groups` rows, for rows of x in turn. */
 KERNEL static void normalise(const float *restrict x, const float *restrict weight, const float *restrict bias,
                              float *restrict out, float *restrict mean, float *restrict scale, ptrdiff_t rows,
                              ptrdiff_t groups, ptrdiff_t n, float eps, int centred) {
     for (ptrdiff_t first = 0, end; first < rows; first = end) {
-        end = first + at_a_time(n) < rows ? first + at_a_time(n) : rows;
+        end = first + few_of(rows - first, n);
         for (ptrdiff_t r = first; r < end; r++) mean[r] = centred ? row_sum(x + r * n, n) / (float)n : 0.0f;
         for (ptrdiff_t r = first; r < end; r++)
             scale[r] = 1.0f / sqrtf(row_squares(x + r * n, mean[r], n) / (float)n + eps);

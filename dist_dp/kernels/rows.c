@@ -15,42 +15,63 @@ INLINE float row_max(const float *x, ptrdiff_t n) {
     return max_of_lanes(lanes);
 }
 
-/* out = e^(x - shift); the sum of the row. */
-INLINE float row_exponentials(const float *restrict x, float shift, float *restrict out, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) out[i] = exp_below(x[i] - shift);
-    return row_sum(out, n);
+/* For a few rows: the largest entries, out = e^(x - max), and the sums. */
+INLINE void exponentials(const float *restrict x, float *restrict out, ptrdiff_t few, ptrdiff_t n, float *max, float *sum) {
+    for (ptrdiff_t r = 0; r < few; r++) max[r] = row_max(x + r * n, n);
+    for (ptrdiff_t r = 0; r < few; r++)
+        for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] = x[i] - max[r];
+    for (ptrdiff_t i = 0; i < few * n; i++) out[i] = exp_below(out[i]); /* all rows at once: only one end is ragged */
+    for (ptrdiff_t r = 0; r < few; r++) sum[r] = row_sum(out + r * n, n);
+}
+
+INLINE void divide(float *out, const float *sum, ptrdiff_t few, ptrdiff_t n) {
+    for (ptrdiff_t r = 0; r < few; r++)
+        for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] /= sum[r];
 }
 
 /* --- softmax ----------------------------------------------------------------------------------------------------------- */
 
 KERNEL static void softmax(const float *restrict x, float *restrict out, ptrdiff_t rows, ptrdiff_t n) {
-    for (ptrdiff_t r = 0; r < rows; r++, x += n, out += n) {
-        float sum = row_exponentials(x, row_max(x, n), out, n);
-        for (ptrdiff_t i = 0; i < n; i++) out[i] /= sum;
+    float max[FEW], sum[FEW];
+    for (ptrdiff_t few; rows; rows -= few, x += few * n, out += few * n) {
+        few = few_of(rows, n);
+        exponentials(x, out, few, n, max, sum);
+        divide(out, sum, few, n);
     }
 }
 
 KERNEL static void softmax_gradient(const float *restrict g, const float *restrict p, float *restrict d, ptrdiff_t rows,
                                     ptrdiff_t n) {
-    for (ptrdiff_t r = 0; r < rows; r++, g += n, p += n, d += n) {
-        float along = row_product(g, p, n);
-        for (ptrdiff_t i = 0; i < n; i++) d[i] = (g[i] - along) * p[i];
+    float along[FEW];
+    for (ptrdiff_t few; rows; rows -= few, g += few * n, p += few * n, d += few * n) {
+        few = few_of(rows, n);
+        for (ptrdiff_t r = 0; r < few; r++) along[r] = row_product(g + r * n, p + r * n, n);
+        for (ptrdiff_t r = 0; r < few; r++)
+            for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) d[i] = (g[i] - along[r]) * p[i];
     }
 }
 
 KERNEL static void log_softmax(const float *restrict x, float *restrict out, ptrdiff_t rows, ptrdiff_t n) {
-    for (ptrdiff_t r = 0; r < rows; r++, x += n, out += n) {
-        float max = row_max(x, n);
-        float normaliser = log_of(row_exponentials(x, max, out, n));
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = x[i] - max - normaliser;
+    float max[FEW], sum[FEW];
+    for (ptrdiff_t few; rows; rows -= few, x += few * n, out += few * n) {
+        few = few_of(rows, n);
+        exponentials(x, out, few, n, max, sum);
+        for (ptrdiff_t r = 0; r < few; r++) {
+            float normaliser = log_of(sum[r]);
+            for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] = x[i] - max[r] - normaliser;
+        }
     }
 }
 
 KERNEL static void log_softmax_gradient(const float *restrict g, const float *restrict y, float *restrict d, ptrdiff_t rows,
                                         ptrdiff_t n) {
-    for (ptrdiff_t r = 0; r < rows; r++, g += n, y += n, d += n) {
-        float sum = row_sum(g, n);
-        for (ptrdiff_t i = 0; i < n; i++) d[i] = g[i] - exp_below(y[i]) * sum;
+    float sum[FEW];
+    for (ptrdiff_t few; rows; rows -= few, g += few * n, y += few * n, d += few * n) {
+        few = few_of(rows, n);
+        for (ptrdiff_t r = 0; r < few; r++) sum[r] = row_sum(g + r * n, n);
+        for (ptrdiff_t i = 0; i < few * n; i++) d[i] = exp_below(y[i]);
+        for (ptrdiff_t r = 0; r < few; r++)
+            for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) d[i] = g[i] - d[i] * sum[r];
     }
 }
 
@@ -65,11 +86,12 @@ FUNCTION(log_softmax_gradient, "rrwn", are_rows(a, 0, 2, SIZE(3)),
 
 KERNEL static void cross_entropy(const float *restrict x, const int64_t *restrict target, float *restrict p,
                                  float *restrict losses, ptrdiff_t rows, ptrdiff_t n) {
-    for (ptrdiff_t r = 0; r < rows; r++, x += n, p += n) {
-        float max = row_max(x, n);
-        float sum = row_exponentials(x, max, p, n);
-        losses[r] = log_of(sum) - (x[target[r]] - max);
-        for (ptrdiff_t i = 0; i < n; i++) p[i] /= sum;
+    float max[FEW], sum[FEW];
+    for (ptrdiff_t few; rows; rows -= few, x += few * n, p += few * n, target += few, losses += few) {
+        few = few_of(rows, n);
+        exponentials(x, p, few, n, max, sum);
+        for (ptrdiff_t r = 0; r < few; r++) losses[r] = log_of(sum[r]) - (x[r * n + target[r]] - max[r]);
+        divide(p, sum, few, n);
     }
 }
 

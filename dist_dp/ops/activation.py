@@ -98,7 +98,8 @@ def _softmax_gradient(g: Array, p: Array, axis: int) -> Array:
         np.subtract(g, np.vecdot(g, p)[:, None], d)
         np.multiply(d, p, d)
 
-    g, p = np.broadcast_arrays(g, p)
+    if g.shape != p.shape:
+        g, p = np.broadcast_arrays(g, p)
     rows, outs = as_rows(g, axis), as_rows(p, axis)
     d = np.empty_like(rows)
     if kernels.suits(rows, outs) and rows.size:
@@ -175,7 +176,8 @@ def _log_softmax_gradient(g: Array, y: Array, axis: int) -> Array:
         np.multiply(d, row_sums(g)[:, None], d)
         np.subtract(g, d, d)
 
-    g, y = np.broadcast_arrays(g, y)
+    if g.shape != y.shape:
+        g, y = np.broadcast_arrays(g, y)
     rows, outs = as_rows(g, axis), as_rows(y, axis)
     d = np.empty_like(rows)
     if kernels.suits(rows, outs) and rows.size:

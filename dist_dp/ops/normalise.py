@@ -54,7 +54,7 @@ def _or_constant(weight: Any, constant: float, like: Array) -> Array:
 
 
 # Over so many examples the compiled kernel adds up the gradients of the weights one by one: sums of sums are closer.
-_SUMMED = 256
+_SUMMED = 1024
 
 
 def _normalise(
