@@ -60,3 +60,12 @@ int sized(const Argument *arguments, int first, int last, Py_ssize_t size) {
         }
     return 1;
 }
+
+int are_rows(const Argument *arguments, int first, int last, Py_ssize_t n) {
+    Py_ssize_t size = arguments[first].size;
+    if (n < 1 || size % n) {
+        PyErr_Format(PyExc_ValueError, "argument %d must be rows of %zd elements, got %zd", first, n, size);
+        return 0;
+    }
+    return sized(arguments, first, last, size);
+}

@@ -28,6 +28,9 @@ void release(const char *kinds, Argument *arguments);
 /* Whether the arrays `first` to `last` have `size` elements; if not, an exception is set. */
 int sized(const Argument *arguments, int first, int last, Py_ssize_t size);
 
+/* Whether they are equally many rows of `n` > 0 elements. */
+int are_rows(const Argument *arguments, int first, int last, Py_ssize_t n);
+
 #define FLOATS(k) ((float *)a[k].array.buf)
 #define WHOLES(k) ((int64_t *)a[k].array.buf)
 #define NUMBER(k) ((float)a[k].number)

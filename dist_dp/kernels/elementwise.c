@@ -52,6 +52,19 @@ GATED(normal)
 GATED(cubic)
 GATED(logistic)
 
+/* --- rectification: NumPy's bits, those of maximum(x, 0) and g (out > 0); NaN stays NaN ------------------------------- */
+
+KERNEL static void relu(const float *restrict x, float *restrict out, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) out[i] = x[i] <= 0.0f ? 0.0f : x[i];
+}
+
+KERNEL static void relu_gradient(const float *restrict g, const float *restrict out, float *restrict d, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) d[i] = g[i] * (out[i] > 0.0f ? 1.0f : 0.0f);
+}
+
+FUNCTION(relu, "rw", sized(a, 1, 1, SIZE(0)), relu(FLOATS(0), FLOATS(1), SIZE(0)))
+FUNCTION(relu_gradient, "rrw", sized(a, 1, 2, SIZE(0)), relu_gradient(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(0)))
+
 /* --- optimizers: the same operations in the same order as `optim/`, so the same bits ----------------------------------- */
 
 /* m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p - m / (sqrt(v) + eps) rate. */
@@ -70,4 +83,4 @@ FUNCTION(adam, "wrwwffffff", sized(a, 1, 3, SIZE(0)),
 
 PyMethodDef elementwise_functions[] = {
     ENTRY(normal_gated), ENTRY(normal_gated_gradient), ENTRY(cubic_gated), ENTRY(cubic_gated_gradient),
-    ENTRY(logistic_gated), ENTRY(logistic_gated_gradient), ENTRY(adam), {NULL, NULL, 0, NULL}};
+    ENTRY(logistic_gated), ENTRY(logistic_gated_gradient), ENTRY(relu), ENTRY(relu_gradient), ENTRY(adam), {NULL, NULL, 0, NULL}};

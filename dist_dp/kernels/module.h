@@ -6,5 +6,7 @@
 #include "arguments.h"
 
 extern PyMethodDef elementwise_functions[];
+extern PyMethodDef normalise_functions[];
+extern PyMethodDef rows_functions[];
 
 #endif

@@ -3,7 +3,7 @@
 The heart is `exp_rows`: exponentials of rows and their sums, safe against overflow. NumPy's row maximum is by far
 the dearest part of it on short rows, and softmax is the same for every shift: so where no entry can overflow and no
 row vanishes, none is subtracted. A logarithm of the sums does need it, lest the rounding of large entries show in
-small results.
+small results. The compiled kernels always subtract it; to them it costs little.
 
 The gradients are operations too: blocked on arrays, with rules of their own for the orders above the first.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .blocked import as_rows, from_rows, in_blocks, row_sums
@@ -84,8 +85,11 @@ def _softmax(x: Array, axis: int) -> Array:
 
     rows = as_rows(x, axis)
     out = np.empty_like(rows)
-    with np.errstate(invalid="ignore"):  # rows of -inf become NaN in silence
-        in_blocks(kernel, [rows, out])
+    if kernels.suits(rows) and rows.size:
+        kernels.compiled.softmax(rows, out, rows.shape[1])
+    else:
+        with np.errstate(invalid="ignore"):  # rows of -inf become NaN in silence
+            in_blocks(kernel, [rows, out])
     return from_rows(out, x.shape, axis)
 
 
@@ -94,10 +98,14 @@ def _softmax_gradient(g: Array, p: Array, axis: int) -> Array:
         np.subtract(g, np.vecdot(g, p)[:, None], d)
         np.multiply(d, p, d)
 
-    g, p = np.broadcast_arrays(g, p)
-    rows = as_rows(g, axis)
+    if g.shape != p.shape:
+        g, p = np.broadcast_arrays(g, p)
+    rows, outs = as_rows(g, axis), as_rows(p, axis)
     d = np.empty_like(rows)
-    in_blocks(kernel, [rows, as_rows(p, axis), d])
+    if kernels.suits(rows, outs) and rows.size:
+        kernels.compiled.softmax_gradient(rows, outs, d, rows.shape[1])
+    else:
+        in_blocks(kernel, [rows, outs, d])
     return from_rows(d, g.shape, axis)
 
 
@@ -154,8 +162,11 @@ def _log_softmax(x: Array, axis: int) -> Array:
 
     rows = as_rows(x, axis)
     out = np.empty_like(rows)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        in_blocks(kernel, [rows, out], scratch=1)
+    if kernels.suits(rows) and rows.size:
+        kernels.compiled.log_softmax(rows, out, rows.shape[1])
+    else:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            in_blocks(kernel, [rows, out], scratch=1)
     return from_rows(out, x.shape, axis)
 
 
@@ -165,10 +176,14 @@ def _log_softmax_gradient(g: Array, y: Array, axis: int) -> Array:
         np.multiply(d, row_sums(g)[:, None], d)
         np.subtract(g, d, d)
 
-    g, y = np.broadcast_arrays(g, y)
-    rows = as_rows(g, axis)
+    if g.shape != y.shape:
+        g, y = np.broadcast_arrays(g, y)
+    rows, outs = as_rows(g, axis), as_rows(y, axis)
     d = np.empty_like(rows)
-    in_blocks(kernel, [rows, as_rows(y, axis), d])
+    if kernels.suits(rows, outs) and rows.size:
+        kernels.compiled.log_softmax_gradient(rows, outs, d, rows.shape[1])
+    else:
+        in_blocks(kernel, [rows, outs, d])
     return from_rows(d, g.shape, axis)
 
 

@@ -1,9 +1,10 @@
 """Scaled dot-product attention, fused: scores exist for a few heads and queries at a time, in the cache.
 
 The passes over the scores are what costs beside the products, so there are as few as can be. The scale goes to the
-queries, together with the factor that turns e^x into 2^x, the cheaper function. Dividing by the sums is left to the
+keys, together with the factor that turns e^x into 2^x, the cheaper function. Dividing by the sums is left to the
 result, which is smaller. The maximum of a row is subtracted only where something could overflow (see `exp_rows` in
-`activation.py`). Under a causal mask, keys after the last query of a piece are not looked at.
+`activation.py`). The compiled kernel does both at once, as it has a row of scores in the first-level cache. Under a
+causal mask, keys after the last query of a piece are not looked at.
 
 The exponentials are kept for the backward pass up to 16 MiB of float32. Beyond that they are computed again, piece by
 piece, at about a quarter of the time of a forward and backward pass, so that memory grows with the length of the
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import _LARGEST, _SMALLEST_SUM, floating, row_maxima, softmax
@@ -36,11 +38,15 @@ _PIECE, _KEPT = 1 << 17, 1 << 22
 
 
 class _Piece(NamedTuple):
-    """Some examples (with all their heads), some queries, and the keys that these look at."""
+    """Some examples (with all their heads), some queries, and the keys that these look at.
+
+    `last` are the last queries of these examples; they look at all keys, and come first.
+    """
 
     examples: slice
     queries: slice
     keys: slice
+    last: bool
 
 
 def _pieces(q: Array, k: Array, causal: bool) -> Iterator[_Piece]:
@@ -49,23 +55,26 @@ def _pieces(q: Array, k: Array, causal: bool) -> Iterator[_Piece]:
     rows = max(1, min(queries, 64 if causal else _PIECE // max(1, keys)))
     step = max(1, _PIECE // max(1, heads * rows * keys))
     for start in range(0, examples, step):
-        for row in range(0, queries, rows):
-            last = min(row + rows, keys) if causal else keys
-            yield _Piece(slice(start, start + step), slice(row, min(row + rows, queries)), slice(0, last))
+        for row in reversed(range(0, queries, rows)):
+            end = min(row + rows, queries)
+            seen = min(end, keys) if causal else keys
+            yield _Piece(slice(start, start + step), slice(row, end), slice(0, seen), end == queries)
 
 
 class _Scores:
-    """The exponentials of the scores, piece by piece."""
+    """The softmax of the scores, piece by piece."""
 
     def __init__(self, q: Array, k: Array, mask: Any, causal: bool, scale: float) -> None:
-        self.q, self.k, self.causal = q * q.dtype.type(scale * _LOG2_E), k, causal
+        self.q, self.kt, self.causal = q, _transposed(k, scale * _LOG2_E), causal
         self.mask = None if isinstance(mask, float) else mask
 
-    def exponentials(self, piece: _Piece) -> tuple[Array, Array]:
-        """2^(scores - shift), 0 where masked, and the reciprocals of the row sums (0 for a row that is all masked)."""
-        scores = self.q[piece.examples, :, piece.queries] @ self.k[piece.examples, :, piece.keys].swapaxes(
-            2, 3
-        )
+    def weights(self, piece: _Piece) -> tuple[Array, Array | None]:
+        """2^(scores - shift), 0 where masked, and the reciprocals of the row sums (0 for a row that is all masked).
+
+        Or, from the compiled kernel, their product and None.
+        """
+        q, kt = self.q[piece.examples, :, piece.queries], self.kt[piece.examples, :, :, piece.keys]
+        scores = _products(q, kt)
         kept = None
         if self.mask is not None:
             mask = self.mask[piece.examples, :, piece.queries, piece.keys]
@@ -73,11 +82,17 @@ class _Scores:
                 kept = mask
             else:
                 scores += mask * scores.dtype.type(_LOG2_E)
+        queries, keys = scores.shape[2:]
+        if kernels.suits(scores) and scores.size:
+            if kept is not None:
+                scores = np.where(kept, scores, scores.dtype.type(-np.inf))
+            first = piece.queries.start if self.causal else keys  # from there on a query sees everything
+            kernels.compiled.attention_weights(scores, keys, queries, first)
+            return scores, None
         if self.causal:
-            queries, keys = scores.shape[2:]
             seen = np.tri(queries, keys, piece.queries.start, np.bool_)
             kept = seen if kept is None else kept & seen
-        out = np.empty(scores.shape, scores.dtype)  # in C order: its rows are a view
+        out = np.empty_like(scores)
         sums = self._safely(scores, kept, out)
         return out, np.divide(1, sums, out=sums).reshape(*scores.shape[:3], 1)
 
@@ -97,6 +112,32 @@ class _Scores:
         sums = row_sums(rows)
         sums[sums == 0] = np.inf
         return sums
+
+
+def _transposed(x: Array, factor: float = 1.0) -> Array:
+    """Every matrix of x, times a number, transposed: in C order if a kernel can do that.
+
+    OpenBLAS multiplies small matrices by one in C order in three quarters of the time. NumPy's copy would cost as much.
+    """
+    x = np.multiply(x, x.dtype.type(factor), order="C") if factor != 1 else np.ascontiguousarray(x)
+    if kernels.suits(x) and x.size:
+        out = np.empty((*x.shape[:2], x.shape[3], x.shape[2]), x.dtype)
+        kernels.compiled.transposed(x, out, *x.shape[2:])
+        return out
+    return x.swapaxes(2, 3)
+
+
+def _products(x: Array, y: Array) -> Array:
+    """x y for every head, in C order: the rows of the result are a matrix."""
+    return np.matmul(x, y, out=np.empty((*x.shape[:3], y.shape[3]), x.dtype))
+
+
+def _add_product(x: Array, y: Array, out: Array, first: bool) -> None:
+    """out = x y, the first time, and then out += x y."""
+    if first:
+        np.matmul(x, y, out=out)
+    else:
+        out += x @ y
 
 
 def _empty_like(x: Array, width: int) -> Array:
@@ -128,10 +169,11 @@ def _attention(q: Array, k: Array, v: Array, mask: Any, causal: bool, scale: flo
     kept: Any = [] if math.prod(q.shape[:3]) * k.shape[2] <= _KEPT else None
     with np.errstate(all="ignore"):
         for piece in _pieces(q, k, causal):
-            e, inverse = scores.exponentials(piece)
+            e, inverse = scores.weights(piece)
             part = out[piece.examples, :, piece.queries]
             np.matmul(e, v[piece.examples, :, piece.keys], out=part)
-            np.multiply(part, inverse, part)
+            if inverse is not None:
+                np.multiply(part, inverse, part)
             if kept is not None:
                 kept.append((e, inverse))
     return out.reshape(shape), kept
@@ -154,23 +196,31 @@ def _attention_gradient(
     q, k, v, g, out = _four(q), _four(k), _four(v), _four(g), _four(out)
     dq, dk, dv = _empty_like(q, q.shape[3]), _empty_like(k, k.shape[3]), _empty_like(v, v.shape[3])
     dmask = np.zeros((*q.shape[:3], k.shape[2]), q.dtype) if need[3] else None
-    scores = _Scores(q, k, mask, causal, scale)
-    dk[...] = 0
-    dv[...] = 0
+    vt = _transposed(v)
+    factor = scale if dmask is None else 1.0
+    scores = _Scores(q, k, mask, causal, scale) if residuals is None else None
+    if q.size == 0 or (causal and q.shape[2] < k.shape[2]):  # keys that no query looks at
+        dk[...] = dv[...] = 0
     for i, piece in enumerate(_pieces(q, k, causal)):
-        examples, queries, keys = piece
-        e, inverse = residuals[i] if residuals is not None else scores.exponentials(piece)
-        part = g[examples, :, queries] * inverse
-        dv[examples, :, keys] += e.swapaxes(2, 3) @ part
-        d = part @ v[examples, :, keys].swapaxes(2, 3)
-        np.subtract(d, np.vecdot(part, out[examples, :, queries])[..., None], d)
-        np.multiply(d, e, d)
+        examples, queries, keys, last = piece
+        e, inverse = residuals[i] if scores is None else scores.weights(piece)
+        part = g[examples, :, queries]
+        if inverse is not None:
+            part = part * inverse
+        _add_product(e.swapaxes(2, 3), part, dv[examples, :, keys], last)
+        d = _products(part, vt[examples, :, :, keys])
+        along = np.ascontiguousarray(np.vecdot(part, out[examples, :, queries]))
+        if kernels.suits(d, e, along) and d.size:  # the same bits
+            kernels.compiled.attention_weights_gradient(d, e, along, d.shape[3], factor)
+        else:
+            np.subtract(d, along[..., None], d)
+            np.multiply(d, e, d)
+            np.multiply(d, factor, d)
         if dmask is not None:
             dmask[examples, :, queries, keys] = d
+            np.multiply(d, scale, d)
         np.matmul(d, k[examples, :, keys], out=dq[examples, :, queries])
-        dk[examples, :, keys] += d.swapaxes(2, 3) @ q[examples, :, queries]
-    dq *= scale
-    dk *= scale
+        _add_product(d.swapaxes(2, 3), q[examples, :, queries], dk[examples, :, keys], last)
     gradients = dq, dk, dv, dmask
     return [d if d is None else d.reshape(shape) for d, shape in zip(gradients, shapes, strict=True)]
 

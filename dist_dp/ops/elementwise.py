@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..arguments import check_number
 from ..tape import Array
 from ..tensor import Tensor
@@ -339,10 +340,33 @@ softplus = _unary(
     lambda g, out: -g * np.expm1(-out),  # sigmoid(x) = 1 - e^-out, accurate in both tails
     "log(1 + e^x) without overflow. Derivative: sigmoid(x).",
 )
+
+
+# Elements from which on a compiled kernel of NumPy's own bits is worth the question whether it suits.
+_WORTH_A_KERNEL = 4096
+
+
+def _relu(x: Any) -> Any:
+    if x.size < _WORTH_A_KERNEL or not kernels.suits(x):
+        return np.maximum(x, 0)
+    out = np.empty_like(x)
+    kernels.compiled.relu(x, out)
+    return out
+
+
+def _relu_gradient(g: Any, out: Any) -> Any:
+    arrays = isinstance(g, np.ndarray) and g.shape == out.shape  # else tensors, for an order above the first
+    if not arrays or g.size < _WORTH_A_KERNEL or not kernels.suits(g, out):
+        return g * (out > 0)
+    d = np.empty_like(g)
+    kernels.compiled.relu_gradient(g, out, d)
+    return d
+
+
 relu = _unary(
     "relu",
-    lambda x: np.maximum(x, 0),
-    lambda g, out: g * (out > 0),
+    _relu,
+    _relu_gradient,
     "max(x, 0). Derivative: 1 where x > 0, else 0.",
 )
 

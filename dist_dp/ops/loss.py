@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..arguments import check_number
 from ..tape import Array
 from ..tensor import Tensor
@@ -128,7 +129,11 @@ def _cross_entropy(
         np.divide(p, sums[:, None], p)
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        in_blocks(kernel, [x, p, target, losses, evenly])
+        if kernels.suits(x) and x.size and not smoothing:
+            indices = np.ascontiguousarray(target, np.int64)
+            kernels.compiled.cross_entropy(x, p, losses, indices, x.shape[1])
+        else:
+            in_blocks(kernel, [x, p, target, losses, evenly])
         if smoothing or not isinstance(row_weight, float):
             losses *= (1 - smoothing) * row_weight
             losses += spread * evenly
@@ -156,8 +161,12 @@ def _cross_entropy_gradient(
     spread = scale * (smoothing / max(1, p.shape[1]))
     both = own + spread * _total(weight, p.shape[1]) if smoothing else own
     d = np.empty_like(p)
-    in_blocks(lambda p, both, d: np.multiply(p, both[:, None], d), [p, both, d])
-    d[np.arange(len(p)), target] -= own
+    if kernels.suits(p, both, own) and p.size:  # the same bits
+        indices = np.ascontiguousarray(target, np.int64)
+        kernels.compiled.cross_entropy_gradient(p, both, own, d, indices, p.shape[1])
+    else:
+        in_blocks(lambda p, both, d: np.multiply(p, both[:, None], d), [p, both, d])
+        d[np.arange(len(p)), target] -= own
     if smoothing:
         d -= spread[:, None] * weight
     if not isinstance(row_weight, float):

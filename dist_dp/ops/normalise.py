@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating
@@ -43,6 +44,19 @@ def _spread(weight: Any, groups: int, entries: int) -> Any:
     return weight.reshape(groups, entries)
 
 
+def _given(*weights: Any) -> list[Array]:
+    return [w for w in weights if w is not None]
+
+
+def _or_constant(weight: Any, constant: float, like: Array) -> Array:
+    """The weight, or what stands for none, for each entry of one example."""
+    return np.full(like.shape[1:], constant, like.dtype) if weight is None else weight
+
+
+# Over so many examples the compiled kernel adds up the gradients of the weights one by one: sums of sums are closer.
+_SUMMED = 1024
+
+
 def _normalise(
     x: Array, weight: Any, bias: Any, lead: int, groups: int, eps: float, centred: bool
 ) -> tuple[Array, tuple[Array, Array]]:
@@ -51,6 +65,10 @@ def _normalise(
     w, b = _spread(weight, groups, entries), _spread(bias, groups, entries)
     out = np.empty_like(grouped)
     mean, scale = np.zeros((2, *grouped.shape[:2], 1), x.dtype)
+    if kernels.suits(grouped, *_given(w, b)) and grouped.size:
+        w, b = _or_constant(w, 1, out), _or_constant(b, 0, out)
+        kernels.compiled.normalise(grouped, w, b, out, mean, scale, entries, eps, centred)
+        return out.reshape(x.shape), (mean, scale)
 
     def kernel(x: Array, out: Array, mean: Array, scale: Array) -> None:
         if centred:
@@ -109,8 +127,18 @@ def _normalise_gradient(
         np.subtract(g, spare, d)
         np.multiply(d, scale, d)
 
-    if grouped.size:
-        in_blocks(kernel, [grouped, _grouped(g, lead, groups), mean, scale, d], scratch=1)
+    g = _grouped(g, lead, groups)
+    if kernels.suits(grouped, g, *_given(w)) and grouped.size:
+        w = _or_constant(w, 1, d)
+        for start in range(0, len(g), _SUMMED):
+            some = slice(start, start + _SUMMED)
+            sums = np.zeros((2, groups, entries), x.dtype)
+            pieces = g[some], grouped[some], w, mean[some], scale[some], d[some], *sums
+            kernels.compiled.normalise_gradient(*pieces, entries, centred)
+            dw += sums[0]
+            db += sums[1]
+    elif grouped.size:
+        in_blocks(kernel, [grouped, g, mean, scale, d], scratch=1)
     return (
         d.reshape(x.shape),
         dw.reshape(*weight.shape, -1).sum(-1) if need[1] else None,
@@ -308,10 +336,24 @@ def _moments(x: Array, size: int) -> tuple[Array, Array]:
     return mean, sums[1].reshape(-1, size).mean(1) / len(x)
 
 
+def _per_row_of(x: Array, values: Any) -> Array:
+    """Contiguous values for the channels of `x`, of which there may be one for all."""
+    return np.ascontiguousarray(np.broadcast_to(values, x.shape[1:2]), None if np.ndim(values) else x.dtype)
+
+
+def _in_rows(x: Array, *others: Array) -> bool:
+    """Whether the compiled kernels take them, and the entries of a channel are next to each other."""
+    return kernels.suits(x, *others) and x.size > 0 and math.prod(x.shape[2:]) >= 16
+
+
 def _batch_norm(x: Array, weight: Any, bias: Any, eps: float) -> tuple[tuple[Array, Array, Array], Any]:
     x = np.ascontiguousarray(x)
     out, size = np.empty_like(x), math.prod(x.shape[2:])
     mean, var = np.empty((2, x.shape[1]), x.dtype)
+    w, b = _per_row_of(x, weight), _per_row_of(x, bias)
+    if _in_rows(x, w, b):
+        kernels.compiled.batch_norm(x, w, b, out, mean, var, size, eps)
+        return (out, mean, var), (mean, var)
     for c in _channels(x):
         mean[c], var[c] = _moments(_flat(x, c), size)
         factor = 1 / np.sqrt(var[c] + eps)
@@ -354,6 +396,10 @@ def _batch_norm_gradient(
     count = len(x) * size
     scale = 1 / np.sqrt(var + eps)
     dw, db = np.empty((2, x.shape[1]), x.dtype)
+    w, g_mean, g_var = (_per_row_of(x, value) for value in (weight, g_mean, g_var))
+    if _in_rows(x, g, w, g_mean, g_var):
+        kernels.compiled.batch_norm_gradient(g, x, w, mean, scale, g_mean, g_var, d, dw, db, size)
+        return d, dw * scale if need[1] else None, db if need[2] else None
     for c in _channels(x):
         _batch_norm_sums(_flat(x, c), _flat(g, c), mean[c], dw[c], db[c], size)
         # d = a g + b (x - mean) + shift: through the output, its mean and its variance, the mean and the variance.
