@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from dist_dp import kernels
+
 Work = Callable[[], Any]
 
 
@@ -64,6 +66,19 @@ def in_turn(works: Sequence[Work], rounds: int, seconds: float) -> list[list[flo
         if collecting:
             gc.enable()
     return [list(column) for column in zip(*times, strict=True)]
+
+
+def numpy_alone(work: Work) -> Work:
+    """The same work without the compiled kernels."""
+
+    def alone() -> None:
+        before, kernels.compiled = kernels.compiled, None
+        try:
+            work()
+        finally:
+            kernels.compiled = before
+
+    return alone
 
 
 def compare(ours: Work, theirs: Work, rounds: int = 15, seconds: float = 0.1) -> Pair:

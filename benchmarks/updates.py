@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .dense import Library, dist_dp, torch
-from .pairs import Pair, in_turn
+from .pairs import Pair, in_turn, numpy_alone
 from .tables import Settings, milli, reached, table
 
 GOAL, OF_A_COPY = 0.7, 1.3  # torch's time over ours; ours over that of a copy
@@ -63,6 +63,7 @@ def lines(settings: Settings) -> Iterator[str]:
         "ratio",
         "copy ms",
         "over a copy",
+        "NumPy alone, over a copy",
     )
     yield from table(head, rows(settings))
 
@@ -71,13 +72,15 @@ def rows(settings: Settings) -> Iterator[tuple[object, ...]]:
     ours, theirs = dist_dp(), torch()
     for size in (1000,) if settings.tiny else SIZES:
         for update in UPDATES:
+            mine_work = step(ours, update, size)
             works = (
-                step(ours, update, size),
+                mine_work,
                 step(theirs, update, size),
                 step(theirs, update, size, fused=True),
                 copy(update.passes * size),
+                numpy_alone(mine_work),
             )
-            mine, other, fused, copied = in_turn(works, settings.rounds, settings.seconds)
+            mine, other, fused, copied, alone = in_turn(works, settings.rounds, settings.seconds)
             pair, beside_fused, beside_copy = (
                 Pair.of(mine, other),
                 Pair.of(mine, fused),
@@ -86,5 +89,5 @@ def rows(settings: Settings) -> Iterator[tuple[object, ...]]:
             yield (
                 *(update.name, f"{size:,}", milli(pair.ours), milli(pair.theirs), pair),
                 *(reached(pair.ratio, GOAL), milli(beside_fused.theirs), beside_fused),
-                *(milli(beside_copy.ours), beside_copy),
+                *(milli(beside_copy.ours), beside_copy, Pair.of(copied, alone)),
             )
