@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 
+extern PyMethodDef conv_functions[];
 extern PyMethodDef elementwise_functions[];
 
 #endif

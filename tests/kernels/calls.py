@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+
+from dist_dp import kernels
+from dist_dp.ops import direct
+from dist_dp.ops.geometry import Geometry
 
 Call = Callable[[np.random.Generator], tuple[list[Any], list[int]]]
 """Makes arguments; says which of them are written."""
@@ -34,8 +40,42 @@ def _adam(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3], [0, 2, 3]
 
 
+def _direct(function: Callable[..., Any], *shapes: tuple[int, ...], written: list[int]) -> Call:
+    """The arguments with which a convolution of `ops/direct.py` calls its kernel."""
+
+    def call(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+        arrays = [normal(rng, *shape) for shape in shapes]
+        calls: list[Any] = []
+        with pytest.MonkeyPatch.context() as patch:
+            recorder = SimpleNamespace(
+                correlate=lambda *a: calls.append(a), correlate_weights=lambda *a: calls.append(a)
+            )
+            patch.setattr(kernels, "compiled", recorder)
+            function(*arrays)
+        for i in written:
+            calls[0][i][:] = 0
+        return list(calls[0]), written
+
+    return call
+
+
+_GEOMETRY = Geometry((2, 1), ((1, 0), (2, 2)), (1, 2), 2)
+
 CALLS: dict[str, Call] = {
     "adam": _adam,
+    "correlate": _direct(
+        lambda x, w, b: direct.convolve(x, w, b, _GEOMETRY),
+        (3, 4, 9, 17),
+        (20, 2, 3, 2),
+        (20,),
+        written=[5, 6],
+    ),
+    "correlate_weights": _direct(
+        lambda x, g: direct.weight_gradient(x, g, (3, 2), _GEOMETRY),
+        (3, 4, 9, 17),
+        (3, 20, 4, 19),
+        written=[4, 5],
+    ),
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
     **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
 }
