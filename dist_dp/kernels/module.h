@@ -7,5 +7,6 @@
 
 extern PyMethodDef conv_functions[];
 extern PyMethodDef elementwise_functions[];
+extern PyMethodDef recurrent_functions[];
 
 #endif

@@ -61,6 +61,19 @@ def _direct(function: Callable[..., Any], *shapes: tuple[int, ...], written: lis
 
 _GEOMETRY = Geometry((2, 1), ((1, 0), (2, 2)), (1, 2), 2)
 
+ROWS, HIDDEN = 3, 37
+
+
+def _step(written: list[int], *widths: int | None) -> Call:
+    """A step of a recurrent network: arrays of ROWS rows of so many units each, and for None one without rows."""
+
+    def call(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+        shapes = [(HIDDEN,) if width is None else (ROWS, width * HIDDEN) for width in widths]
+        return [*(normal(rng, *shape) for shape in shapes), HIDDEN], written
+
+    return call
+
+
 CALLS: dict[str, Call] = {
     "adam": _adam,
     "correlate": _direct(
@@ -76,6 +89,12 @@ CALLS: dict[str, Call] = {
         (3, 20, 4, 19),
         written=[4, 5],
     ),
+    "lstm_step": _step([1, 3, 4, 5], 4, 4, 1, 1, 1, 1),
+    "lstm_step_gradient": _step([5, 6], 1, 1, 4, 1, 1, 1, 4),
+    "gru_step": _step([2, 4, 5], 3, None, 3, 1, 1, 1),
+    "gru_step_gradient": _step([4, 5], 1, 3, 1, 1, 1, 4),
+    "tree_step": _step([0, 3, 4, 5], 5, 1, 1, 1, 1, 1),
+    "tree_step_gradient": _step([6, 7, 8], 1, 1, 5, 1, 1, 1, 5, 1, 1),
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
     **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
 }
