@@ -7,6 +7,8 @@
 
 extern PyMethodDef conv_functions[];
 extern PyMethodDef elementwise_functions[];
+extern PyMethodDef images_functions[];
+extern PyMethodDef indices_functions[];
 extern PyMethodDef recurrent_functions[];
 
 #endif

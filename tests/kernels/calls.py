@@ -61,6 +61,16 @@ def _direct(function: Callable[..., Any], *shapes: tuple[int, ...], written: lis
 
 _GEOMETRY = Geometry((2, 1), ((1, 0), (2, 2)), (1, 2), 2)
 
+
+def _unpool(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    layout = np.array([3, 7, 9, 3, 3, 2, 3, 2, 3, 1, 1], np.int64)
+    return [layout, normal(rng, 3, 7, 9), normal(rng, 3, 3, 3), normal(rng, 3, 3, 3), empty(3, 7, 9)], [4]
+
+
+def _add_rows(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    return [normal(rng, 5, 19), rng.integers(-5, 5, 33), normal(rng, 33, 19)], [0]
+
+
 ROWS, HIDDEN = 3, 37
 
 
@@ -76,6 +86,8 @@ def _step(written: list[int], *widths: int | None) -> Call:
 
 CALLS: dict[str, Call] = {
     "adam": _adam,
+    "add_rows": _add_rows,
+    "unpool": _unpool,
     "correlate": _direct(
         lambda x, w, b: direct.convolve(x, w, b, _GEOMETRY),
         (3, 4, 9, 17),
