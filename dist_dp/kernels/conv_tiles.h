@@ -12,25 +12,42 @@
 typedef float vector __attribute__((vector_size(4 * WIDTH)));
 typedef float unaligned __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
-/* WIDTH places of FILTERS results: out[f][p] = sum over k of weights[k][f] x[offsets[k] + p]. */
+/* Eight sums at a time: of all filters where a register holds all LANES places, else of half of them and twice the places,
+   so that there are fewer weights to load for a product. */
+#if WIDTH == 16
+#define VECTORS 1
+#else
+#define VECTORS 2
+#endif
+#define SOME (FILTERS / VECTORS)
+
+/* VECTORS * WIDTH places of SOME results: out[f][p] = sum over k of weights[k][f] x[offsets[k] + p]. */
 TARGET static inline void NAME(correlate)(const float *x, const int64_t *offsets, int64_t terms, const float *weights,
                                           float *out, ptrdiff_t stride) {
-    vector sums[FILTERS];
-    for (int f = 0; f < FILTERS; f++) sums[f] = (vector){0};
+    vector sums[SOME][VECTORS];
+    for (int f = 0; f < SOME; f++)
+        for (int v = 0; v < VECTORS; v++) sums[f][v] = (vector){0};
     for (int64_t k = 0; k < terms; k++, weights += FILTERS) {
-        vector pixels = *(const unaligned *)(x + offsets[k]);
+        vector pixels[VECTORS];
+        for (int v = 0; v < VECTORS; v++) pixels[v] = *(const unaligned *)(x + offsets[k] + v * WIDTH);
 #pragma GCC unroll 8
-        for (int f = 0; f < FILTERS; f++) sums[f] += pixels * weights[f];
+        for (int f = 0; f < SOME; f++)
+            for (int v = 0; v < VECTORS; v++) sums[f][v] += pixels[v] * weights[f];
     }
-    for (int f = 0; f < FILTERS; f++) *(unaligned *)(out + f * stride) = sums[f];
+    for (int f = 0; f < SOME; f++)
+        for (int v = 0; v < VECTORS; v++) *(unaligned *)(out + f * stride + v * WIDTH) = sums[f][v];
 }
 
 TARGET static void NAME(correlate_image)(const float *planes, const int64_t *offsets, int64_t terms, const float *weights,
                                          int64_t filters, float *out, ptrdiff_t length) {
-    for (ptrdiff_t p = 0; p < length; p += WIDTH)
-        for (int64_t o = 0; o < filters; o += FILTERS)
-            NAME(correlate)(planes + p, offsets, terms, weights + o * terms, out + o * length + p, length);
+    for (ptrdiff_t p = 0; p < length; p += VECTORS * WIDTH)
+        for (int64_t o = 0; o < filters; o += SOME)
+            NAME(correlate)(planes + p, offsets, terms, weights + o / FILTERS * FILTERS * terms + o % FILTERS,
+                            out + o * length + p, length);
 }
+
+#undef VECTORS
+#undef SOME
 
 /* As many sums at a time as the registers hold: 16 of 32 where they are wide, else 8 of 16. */
 #if WIDTH == 16
