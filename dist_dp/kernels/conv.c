@@ -114,7 +114,8 @@ static void gather(const Layout *s, const float *places, const float *bias, floa
         }
 }
 
-/* Copies the gradients of windows to where the windows are; what lies between them is already 0. */
+/* Copies the gradients of windows to where the windows are; what lies between them is already 0. (0 times a pixel that is
+   not finite is NaN: then it may stand in the gradient of more weights than with a product of matrices.) */
 static void spread(const Layout *s, const float *g, float *places) {
     for (int64_t o = 0; o < s->filters; o++)
         for (int64_t r = 0; r < s->out_rows; r++)
