@@ -15,6 +15,7 @@
 #if !defined(KERNEL) && defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
 #if __has_attribute(target_clones)
 #define KERNEL __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define KERNEL_IS_CHOSEN /* when the module is loaded; a kernel that has other loops for each set chooses by itself */
 #endif
 #endif
 #ifndef KERNEL

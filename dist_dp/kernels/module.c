@@ -3,7 +3,8 @@
 #include "module.h"
 
 static int add_functions(PyObject *module) {
-    PyMethodDef *tables[] = {elementwise_functions, normalise_functions, rows_functions};
+    PyMethodDef *tables[] = {conv_functions,    elementwise_functions, images_functions,   indices_functions,
+                             normalise_functions, recurrent_functions,   rows_functions};
     for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
         if (PyModule_AddFunctions(module, tables[k]) < 0) return -1;
     return PyModule_AddStringConstant(module, "source", SOURCE); /* of `build.py` */

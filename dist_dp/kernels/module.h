@@ -5,8 +5,12 @@
 
 #include "arguments.h"
 
+extern PyMethodDef conv_functions[];
 extern PyMethodDef elementwise_functions[];
+extern PyMethodDef images_functions[];
+extern PyMethodDef indices_functions[];
 extern PyMethodDef normalise_functions[];
+extern PyMethodDef recurrent_functions[];
 extern PyMethodDef rows_functions[];
 
 #endif

@@ -16,7 +16,8 @@ from ..tape import Array
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply
 from .elementwise import add
-from .patches import Geometry, convolve, input_gradient, weight_gradient
+from .geometry import Geometry
+from .patches import convolve, input_gradient, weight_gradient
 from .views import broadcast_to, lifted, moveaxis, reshape
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating
@@ -31,6 +32,10 @@ def _gate_vectors(hidden: int, dtype: Any) -> tuple[Array, Array, Array]:
 
 def _forward(gates: Array, c: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     n = c.shape[-1]
+    if n and kernels.suits(gates, c):
+        v, new, squashed, h = gates.copy(), np.empty_like(c), np.empty_like(c), np.empty_like(c)
+        kernels.compiled.lstm_step(np.zeros_like(gates), v, c, new, squashed, h, n)
+        return (h, new), (v, squashed)
     half, rest, _ = _gate_vectors(n, c.dtype)
     v = np.multiply(gates, half)
     np.tanh(v, v)
@@ -47,6 +52,10 @@ def _gradient(
 ) -> Sequence[Array]:
     (gh, gc), (v, squashed) = gs, residuals
     n = c.shape[-1]
+    if n and kernels.suits(gh, gc, v, c, squashed):
+        d, dc = np.empty_like(v), gc.copy()
+        kernels.compiled.lstm_step_gradient(gh, np.zeros_like(gh), v, c, squashed, dc, d, n)
+        return d, dc
     _, _, e = _gate_vectors(n, c.dtype)
     dc = squashed * squashed
     np.subtract(1, dc, dc)

@@ -9,6 +9,8 @@ processing", 2006). Two things make it fast here:
 - A block of images (or of rows of one large image) is taken at a time, such that its columns stay in the cache
   until they are multiplied. They are made anew for the gradient, which costs less than to keep them would.
 
+Where the compiled kernels gain, they take over: they read the images in place (`direct.py`).
+
 Inside, arrays are (channels, images, rows, columns): all images of a block share one GEMM, also where an image
 is only a few pixels. The size of a block follows from the shapes alone, so equal inputs give equal bits.
 """
@@ -22,37 +24,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from .. import kernels
 from ..tape import Array
+from . import direct
+from .geometry import Geometry, Pair
 
 # Elements in a block of columns: in float32 half of the 1 MiB of second-level cache of a current server's core.
 _BLOCK = 1 << 17
 # The fewest columns of a block, however long they are: a GEMM of fewer runs below half its speed.
 _FEWEST = 256
 
-Pair = tuple[int, int]
-
-
-class Geometry(NamedTuple):
-    """How windows lie on images: (vertical, horizontal) pairs, padding as ((top, bottom), (left, right))."""
-
-    stride: Pair
-    padding: tuple[Pair, Pair]
-    dilation: Pair
-    groups: int = 1
-
-    def windows(self, size: Pair, kernel: Pair) -> Pair:
-        """Number of windows along each axis of an image of `size`; less than 1 where none fits."""
-        rows, columns = (
-            (n + sum(p) - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
-        )
-        return rows, columns
-
 
 def convolve(x: Array, w: Array, bias: Array | None, geometry: Geometry) -> Array:
     """out[n, o] = bias[o] + sum over c, i, j of w[o, c, i, j] x[n, c, rows + i, columns + j]."""
     kernel = w.shape[2:]
     windows = geometry.windows(x.shape[2:], kernel)
+    if kernels.suits(x, w, *(() if bias is None else (bias,))) and direct.gains(w.shape, windows, geometry):
+        return direct.convolve(x, w, bias, geometry)
     out = np.empty((x.shape[0], w.shape[0], *windows), x.dtype)
     by_channel = out.transpose(1, 0, 2, 3)
     weights = _matrix(w, geometry.groups)
@@ -70,6 +58,8 @@ def weight_gradient(x: Array, g: Array, kernel: Pair, geometry: Geometry) -> Arr
     """The gradient of `convolve` for w, given that of its result: a correlation of x with g."""
     groups, filters = geometry.groups, g.shape[1]
     channels = x.shape[1] // groups
+    if kernels.suits(x, g) and direct.gains_for_weights((filters, channels, *kernel), g.shape[2:], geometry):
+        return direct.weight_gradient(x, g, kernel, geometry)
     by_channel = g.transpose(1, 0, 2, 3)
     total = np.zeros((groups, channels * prod(kernel), filters // groups), x.dtype)
     for images, rows, matrix in _columns(x, kernel, g.shape[2:], geometry):
@@ -92,6 +82,8 @@ def input_gradient(g: Array, w: Array, size: Pair, geometry: Geometry) -> Array:
     (top, _), (left, right) = geometry.padding
     height, width = size
     channels = w.shape[1] * groups
+    if kernels.suits(g, w) and direct.gains((channels, filters // groups, kh, kw), size, geometry):
+        return direct.input_gradient(g, w, size, geometry)
     out = np.empty((count, channels, *size), g.dtype)
     by_channel, g = out.transpose(1, 0, 2, 3), g.transpose(1, 0, 2, 3)
     plan = _Plan.of(count, max(channels * kw, filters * kh), (-(-height // sh), ow))

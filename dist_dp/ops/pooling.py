@@ -7,12 +7,14 @@ kh * kw. Each map stands beside its transpose, so that derivatives of every orde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .conv import Size, batch_of_images, sizes
@@ -137,8 +139,25 @@ def _maxima(padded: Array, out: Array, axes: Axes) -> Iterator[tuple[Any, Array]
     yield places[-1], np.logical_not(taken, taken)
 
 
+def _layout(shape: tuple[int, ...], axes: Axes) -> Array:
+    """How windows lie on padded images of `shape`, in the order of `kernels/images.c`."""
+    rows, columns = axes if len(axes) == 2 else (Axis(1, 1, 1, 0, 1, 1), *axes)
+    planes = math.prod(shape[: -len(axes)])
+    size = (shape[-2] if len(axes) == 2 else 1, shape[-1])
+    pairs = zip(
+        rows[1:3] + rows[4:], columns[1:3] + columns[4:], strict=True
+    )  # kernel, stride, dilation, windows
+    kernel, stride, dilation, windows = pairs
+    return np.array([planes, *size, *windows, *kernel, *stride, *dilation], np.int64)
+
+
 def _to_maxima(g: Array, x: Array, out: Array, axes: Axes) -> Array:
     """Each window's g at its maximum, added up where windows overlap."""
+    if kernels.suits(g, x, out) and out.size:
+        padded = np.ascontiguousarray(_padded(x, axes, -np.inf))
+        sums = np.empty_like(padded)
+        kernels.compiled.unpool(_layout(padded.shape, axes), padded, out, g, sums)
+        return _cropped(sums, axes)
     total = np.empty(x.shape, g.dtype)
     step = max(1, _BLOCK // max(1, x[:1].size))
     apart = all(a.apart for a in axes)

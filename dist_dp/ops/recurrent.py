@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating
@@ -50,27 +51,33 @@ def _lstm(
 ) -> tuple[tuple[Array, Array, Array], Any]:
     plan = Plan(x.shape, lengths, reverse)
     n, hidden = h.shape
-    half, e = _gate_vectors(hidden, x.dtype)
-    rest = half - e
-    gates = projected(plan.sorted(x, 1), w_ih * half[:, None], half * (b_ih + b_hh))
-    w = np.ascontiguousarray(
-        (w_hh * half[:, None]).T
-    )  # read once a step; BLAS is faster on it than on a view
     hs, cs = state_memory(plan.sorted(h, 0), len(x)), state_memory(plan.sorted(c, 0), len(x))
+    compiled = kernels.compiled if hidden and kernels.suits(hs) else None
+    if compiled is None:
+        half, e = _gate_vectors(hidden, x.dtype)
+        rest = half - e
+        w_ih, w_hh, bias = w_ih * half[:, None], w_hh * half[:, None], half * (b_ih + b_hh)
+    else:
+        bias = b_ih + b_hh
+    gates = projected(plan.sorted(x, 1), w_ih, bias)
+    w = np.ascontiguousarray(w_hh.T)  # read once a step; BLAS is faster on it than on a view
     tanh_c = np.empty((len(x), n, hidden), x.dtype)
     product = np.empty((n, 4 * hidden), x.dtype)
     for k, t, m in plan:
         v, new, old, s = gates[t, :m], cs[k + 1, :m], cs[k, :m], tanh_c[t, :m]
         np.matmul(hs[k, :m], w, out=product[:m])
-        np.add(v, product[:m], v)
-        np.tanh(v, v)
-        np.multiply(v, half, v)  # tanh(x/2) / 2 + 1/2 for sigmoids, tanh(x) + 0 for the candidate
-        np.add(v, rest, v)
-        np.multiply(v[:, :hidden], v[:, 2 * hidden : 3 * hidden], new)
-        np.multiply(v[:, hidden : 2 * hidden], old, s)
-        np.add(new, s, new)
-        np.tanh(new, s)
-        np.multiply(v[:, 3 * hidden :], s, hs[k + 1, :m])
+        if compiled:
+            compiled.lstm_step(product[:m], v, old, new, s, hs[k + 1, :m], hidden)
+        else:
+            np.add(v, product[:m], v)
+            np.tanh(v, v)
+            np.multiply(v, half, v)  # tanh(x/2) / 2 + 1/2 for sigmoids, tanh(x) + 0 for the candidate
+            np.add(v, rest, v)
+            np.multiply(v[:, :hidden], v[:, 2 * hidden : 3 * hidden], new)
+            np.multiply(v[:, hidden : 2 * hidden], old, s)
+            np.add(new, s, new)
+            np.tanh(new, s)
+            np.multiply(v[:, 3 * hidden :], s, hs[k + 1, :m])
         if m < n:
             hs[k + 1, m:], cs[k + 1, m:] = hs[k, m:], cs[k, m:]
     outs = plan.output(hs), plan.unsorted(hs[-1], 0), plan.unsorted(cs[-1], 0)
@@ -93,26 +100,30 @@ def _lstm_gradient(
     plan, gates, hs, cs, tanh_c = residuals
     g, dh, dc = plan.sorted(gs[0], 1), plan.sorted(gs[1], 0).copy(), plan.sorted(gs[2], 0).copy()
     hidden = dh.shape[1]
+    compiled = kernels.compiled if hidden and kernels.suits(g, dh, dc) else None
     _, e = _gate_vectors(hidden, x.dtype)
     d_gates = np.empty_like(gates) if plan.order is None else np.zeros_like(gates)
     spare, factor, other = np.empty_like(dh), np.empty_like(gates[0]), np.empty_like(gates[0])
     for k, t, m in reversed(list(plan)):
         v, d, s, a, dh_m, dc_m = gates[t, :m], d_gates[t, :m], tanh_c[t, :m], spare[:m], dh[:m], dc[:m]
-        np.add(dh_m, g[t, :m], dh_m)
-        np.multiply(dh_m, s, d[:, 3 * hidden :])
-        np.multiply(s, s, a)  # dc += dh o (1 - tanh^2 c)
-        np.subtract(1, a, a)
-        np.multiply(a, v[:, 3 * hidden :], a)
-        np.multiply(a, dh_m, a)
-        np.add(dc_m, a, dc_m)
-        np.multiply(dc_m, v[:, 2 * hidden : 3 * hidden], d[:, :hidden])
-        np.multiply(dc_m, cs[k, :m], d[:, hidden : 2 * hidden])
-        np.multiply(dc_m, v[:, :hidden], d[:, 2 * hidden : 3 * hidden])
-        np.multiply(dc_m, v[:, hidden : 2 * hidden], dc_m)
-        np.add(v, e, factor[:m])
-        np.subtract(1, v, other[:m])
-        np.multiply(factor[:m], other[:m], factor[:m])
-        np.multiply(d, factor[:m], d)
+        if compiled:
+            compiled.lstm_step_gradient(dh_m, g[t, :m], v, cs[k, :m], s, dc_m, d, hidden)
+        else:
+            np.add(dh_m, g[t, :m], dh_m)
+            np.multiply(dh_m, s, d[:, 3 * hidden :])
+            np.multiply(s, s, a)  # dc += dh o (1 - tanh^2 c)
+            np.subtract(1, a, a)
+            np.multiply(a, v[:, 3 * hidden :], a)
+            np.multiply(a, dh_m, a)
+            np.add(dc_m, a, dc_m)
+            np.multiply(dc_m, v[:, 2 * hidden : 3 * hidden], d[:, :hidden])
+            np.multiply(dc_m, cs[k, :m], d[:, hidden : 2 * hidden])
+            np.multiply(dc_m, v[:, :hidden], d[:, 2 * hidden : 3 * hidden])
+            np.multiply(dc_m, v[:, hidden : 2 * hidden], dc_m)
+            np.add(v, e, factor[:m])
+            np.subtract(1, v, other[:m])
+            np.multiply(factor[:m], other[:m], factor[:m])
+            np.multiply(d, factor[:m], d)
         np.matmul(d, w_hh, out=dh_m)
     db = column_sums(flat(d_gates))
     return (
@@ -165,31 +176,38 @@ def _gru(
     plan = Plan(x.shape, lengths, reverse)
     n, hidden = h.shape
     two = 2 * hidden
-    half = np.repeat(np.array([0.5, 0.5, 1], x.dtype), hidden)
-    b_both, b_new = half * b_ih, 0.0  # b_hh of the candidate stands inside its product with r
+    hs = state_memory(plan.sorted(h, 0), len(x))
+    compiled = kernels.compiled if hidden and kernels.suits(hs) else None
+    half = np.repeat(np.array([1.0 if compiled else 0.5] * 2 + [1], x.dtype), hidden)
+    b_both, b_new = (
+        half * b_ih,
+        np.zeros(hidden, x.dtype),
+    )  # b_hh of the candidate stands inside its product with r
     if not isinstance(b_hh, float):
         b_both, b_new = half * (b_ih + b_hh), b_hh[two:]
         b_both[two:] -= b_new
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], b_both)
     w = np.ascontiguousarray((w_hh * half[:, None]).T)
-    hs = state_memory(plan.sorted(h, 0), len(x))
     recalled = np.empty((len(x), n, hidden), x.dtype)  # what r multiplies
     product = np.empty((n, 3 * hidden), x.dtype)
     for k, t, m in plan:
         v, old, new, u, p = gates[t, :m], hs[k, :m], hs[k + 1, :m], recalled[t, :m], product[:m]
         np.matmul(old, w, out=p)
-        rz, candidate = v[:, :two], v[:, two:]
-        np.add(rz, p[:, :two], rz)
-        np.tanh(rz, rz)
-        np.multiply(rz, 0.5, rz)
-        np.add(rz, 0.5, rz)
-        np.add(p[:, two:], b_new, u)
-        np.multiply(u, rz[:, :hidden], new)
-        np.add(candidate, new, candidate)
-        np.tanh(candidate, candidate)
-        np.subtract(old, candidate, new)  # (1 - z) n + z h = n + z (h - n)
-        np.multiply(new, rz[:, hidden:], new)
-        np.add(new, candidate, new)
+        if compiled:
+            compiled.gru_step(p, b_new, v, old, u, new, hidden)
+        else:
+            rz, candidate = v[:, :two], v[:, two:]
+            np.add(rz, p[:, :two], rz)
+            np.tanh(rz, rz)
+            np.multiply(rz, 0.5, rz)
+            np.add(rz, 0.5, rz)
+            np.add(p[:, two:], b_new, u)
+            np.multiply(u, rz[:, :hidden], new)
+            np.add(candidate, new, candidate)
+            np.tanh(candidate, candidate)
+            np.subtract(old, candidate, new)  # (1 - z) n + z h = n + z (h - n)
+            np.multiply(new, rz[:, hidden:], new)
+            np.add(new, candidate, new)
         if m < n:
             hs[k + 1, m:] = hs[k, m:]
     return (plan.output(hs), plan.unsorted(hs[-1], 0)), (plan, gates, hs, recalled)
@@ -215,23 +233,27 @@ def _gru_gradient(
     shape = (len(x), n, 4 * hidden)
     d_gates = np.empty(shape, x.dtype) if plan.order is None else np.zeros(shape, x.dtype)
     spare, factor = np.empty_like(dh), np.empty((n, two), x.dtype)
+    compiled = kernels.compiled if hidden and kernels.suits(g, dh) else None
     for k, t, m in reversed(list(plan)):
         v, d, a, dh_m, old = gates[t, :m], d_gates[t, :m], spare[:m], dh[:m], hs[k, :m]
-        r, z, candidate, rz = v[:, :hidden], v[:, hidden:two], v[:, two:], v[:, :two]
-        np.add(dh_m, g[t, :m], dh_m)
-        np.multiply(candidate, candidate, a)
-        np.subtract(1, a, a)
-        np.multiply(a, dh_m, a)
-        np.subtract(1, z, d[:, three:])
-        np.multiply(d[:, three:], a, d[:, three:])
-        np.multiply(d[:, three:], r, d[:, two:three])
-        np.multiply(d[:, three:], recalled[t, :m], d[:, :hidden])
-        np.subtract(old, candidate, d[:, hidden:two])
-        np.multiply(d[:, hidden:two], dh_m, d[:, hidden:two])
-        np.subtract(1, rz, factor[:m])
-        np.multiply(factor[:m], rz, factor[:m])
-        np.multiply(d[:, :two], factor[:m], d[:, :two])
-        np.multiply(dh_m, z, dh_m)
+        if compiled:
+            compiled.gru_step_gradient(g[t, :m], v, old, recalled[t, :m], dh_m, d, hidden)
+        else:
+            r, z, candidate, rz = v[:, :hidden], v[:, hidden:two], v[:, two:], v[:, :two]
+            np.add(dh_m, g[t, :m], dh_m)
+            np.multiply(candidate, candidate, a)
+            np.subtract(1, a, a)
+            np.multiply(a, dh_m, a)
+            np.subtract(1, z, d[:, three:])
+            np.multiply(d[:, three:], a, d[:, three:])
+            np.multiply(d[:, three:], r, d[:, two:three])
+            np.multiply(d[:, three:], recalled[t, :m], d[:, :hidden])
+            np.subtract(old, candidate, d[:, hidden:two])
+            np.multiply(d[:, hidden:two], dh_m, d[:, hidden:two])
+            np.subtract(1, rz, factor[:m])
+            np.multiply(factor[:m], rz, factor[:m])
+            np.multiply(d[:, :two], factor[:m], d[:, :two])
+            np.multiply(dh_m, z, dh_m)
         np.add(dh_m, d[:, :three] @ w_hh, dh_m)
     of_state, of_gates, of_candidate = d_gates[..., :three], d_gates[..., :two], d_gates[..., three:]
     x = plan.sorted(x, 1)

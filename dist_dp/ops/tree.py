@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import kernels
 from ..compact import row_product
 from ..tape import Array
 from ..tensor import Tensor
@@ -36,6 +37,17 @@ def _gate_vectors(hidden: int, dtype: Any) -> tuple[Array, Array, Array]:
     return (e + 1) / 2, (1 - e) / 2, e
 
 
+_ABSENT = np.empty(0, np.float32)
+
+
+def _of_both(arrays: Sequence[Array], sides: tuple[int, ...]) -> list[Array]:
+    """Arrays of the subtrees that are there as arrays of left and right."""
+    both = [_ABSENT, _ABSENT]
+    for array, side in zip(arrays, sides, strict=True):
+        both[side] = array
+    return both
+
+
 def _forward(*xs_and_sides: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """(h, c), and for the rules the activated gates and tanh(c)."""
     *xs, sides = xs_and_sides
@@ -47,6 +59,12 @@ def _forward(*xs_and_sides: Any) -> tuple[tuple[Array, Array], tuple[Array, Arra
     else:
         gates = xs[0].copy()
     n = gates.shape[-1] // 5
+    if n and kernels.suits(gates, *xs[2::3]):
+        left, right = _of_both(xs[2::3], sides)
+        c = np.empty((*gates.shape[:-1], n), gates.dtype)
+        tanh_c, h = np.empty_like(c), np.empty_like(c)
+        kernels.compiled.tree_step(gates, left, right, c, tanh_c, h, n)
+        return (h, c), (gates, tanh_c)
     half, rest, _ = _gate_vectors(n, gates.dtype)
     # One tanh for all five gates: sigmoid(x) = (1 + tanh(x / 2)) / 2.
     gates *= half
@@ -64,30 +82,46 @@ def _joint(g: Any, need: Sequence[bool], xs: Any, sides: tuple[int, ...], residu
     gates, tanh_c = residuals
     gh, gc = g
     n = tanh_c.shape[-1]
+    d = np.empty_like(gates)
+    if n and kernels.suits(gh, gc, gates, *xs[2::3]):
+        of_c = [np.empty_like(tanh_c) for _ in sides]
+        both = (*_of_both(xs[2::3], sides), d, *_of_both(of_c, sides))
+        kernels.compiled.tree_step_gradient(gh, gc, gates, tanh_c, *both, n)
+    else:
+        of_c = _gradients(gh, gc, xs[2::3], sides, gates, tanh_c, d)
+    out: list[Any] = [d if need[0] else None]
+    for k, of in enumerate(of_c):
+        h, _, weight = xs[3 * k + 1 : 3 * k + 4]
+        at = 3 * k + 1
+        out.append(np.dot(d, weight) if need[at] else None)
+        out.append(of if need[at + 1] else None)
+        out.append(row_product(_matrix(d), _matrix(h)) if need[at + 2] else None)
+    return out
+
+
+def _gradients(
+    gh: Array, gc: Array, cs: Sequence[Array], sides: tuple[int, ...], gates: Array, tanh_c: Array, d: Array
+) -> list[Array]:
+    """The gradients of the subtrees' c; writes those of the gates into `d`."""
+    n = tanh_c.shape[-1]
     _, _, e = _gate_vectors(n, gates.dtype)
     dc = tanh_c * tanh_c
     np.subtract(1, dc, dc)
     dc *= gates[..., 3 * n : 4 * n]
     dc *= gh
     dc += gc
-    d = np.zeros_like(gates) if len(sides) < 2 else np.empty_like(gates)
+    if len(sides) < 2:
+        d.fill(0)
     np.multiply(dc, gates[..., 4 * n :], d[..., :n])
-    for k, side in enumerate(sides):
-        np.multiply(dc, xs[3 * k + 2], d[..., (1 + side) * n : (2 + side) * n])
+    for c, side in zip(cs, sides, strict=True):
+        np.multiply(dc, c, d[..., (1 + side) * n : (2 + side) * n])
     np.multiply(gh, tanh_c, d[..., 3 * n : 4 * n])
     np.multiply(dc, gates[..., :n], d[..., 4 * n :])
     slope = gates + e  # s (1 - s) of a sigmoid, (u + 1) (1 - u) of a tanh
     d *= slope
     np.subtract(1, gates, slope)
     d *= slope
-    out: list[Any] = [d if need[0] else None]
-    for k, side in enumerate(sides):
-        h, _, weight = xs[3 * k + 1 : 3 * k + 4]
-        at = 3 * k + 1
-        out.append(np.dot(d, weight) if need[at] else None)
-        out.append(dc * gates[..., (1 + side) * n : (2 + side) * n] if need[at + 1] else None)
-        out.append(row_product(_matrix(d), _matrix(h)) if need[at + 2] else None)
-    return out
+    return [dc * gates[..., (1 + side) * n : (2 + side) * n] for side in sides]
 
 
 def _composed(*xs_and_sides: Any) -> tuple[Tensor, Tensor]:

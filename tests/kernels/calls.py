@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+
+from dist_dp import kernels
+from dist_dp.ops import direct
+from dist_dp.ops.geometry import Geometry
 
 Call = Callable[[np.random.Generator], tuple[list[Any], list[int]]]
 """Makes arguments; says which of them are written."""
@@ -89,8 +95,73 @@ def _transposed(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     return [normal(rng, 2, 23, 19), empty(2, 19, 23), 23, 19], [1]
 
 
+def _direct(function: Callable[..., Any], *shapes: tuple[int, ...], written: list[int]) -> Call:
+    """The arguments with which a convolution of `ops/direct.py` calls its kernel."""
+
+    def call(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+        arrays = [normal(rng, *shape) for shape in shapes]
+        calls: list[Any] = []
+        with pytest.MonkeyPatch.context() as patch:
+            recorder = SimpleNamespace(
+                correlate=lambda *a: calls.append(a), correlate_weights=lambda *a: calls.append(a)
+            )
+            patch.setattr(kernels, "compiled", recorder)
+            function(*arrays)
+        for i in written:
+            calls[0][i][:] = 0
+        return list(calls[0]), written
+
+    return call
+
+
+_GEOMETRY = Geometry((2, 1), ((1, 0), (2, 2)), (1, 2), 2)
+
+
+def _unpool(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    layout = np.array([3, 7, 9, 3, 3, 2, 3, 2, 3, 1, 1], np.int64)
+    return [layout, normal(rng, 3, 7, 9), normal(rng, 3, 3, 3), normal(rng, 3, 3, 3), empty(3, 7, 9)], [4]
+
+
+def _add_rows(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    return [normal(rng, 5, 19), rng.integers(-5, 5, 33), normal(rng, 33, 19)], [0]
+
+
+BATCH, HIDDEN = 3, 37
+
+
+def _step(written: list[int], *widths: int | None) -> Call:
+    """A step of a recurrent network: arrays of BATCH rows of so many units each, and for None one without rows."""
+
+    def call(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+        shapes = [(HIDDEN,) if width is None else (BATCH, width * HIDDEN) for width in widths]
+        return [*(normal(rng, *shape) for shape in shapes), HIDDEN], written
+
+    return call
+
+
 CALLS: dict[str, Call] = {
     "adam": _adam,
+    "add_rows": _add_rows,
+    "unpool": _unpool,
+    "correlate": _direct(
+        lambda x, w, b: direct.convolve(x, w, b, _GEOMETRY),
+        (3, 4, 9, 17),
+        (20, 2, 3, 2),
+        (20,),
+        written=[5, 6],
+    ),
+    "correlate_weights": _direct(
+        lambda x, g: direct.weight_gradient(x, g, (3, 2), _GEOMETRY),
+        (3, 4, 9, 17),
+        (3, 20, 4, 19),
+        written=[4, 5],
+    ),
+    "lstm_step": _step([1, 3, 4, 5], 4, 4, 1, 1, 1, 1),
+    "lstm_step_gradient": _step([5, 6], 1, 1, 4, 1, 1, 1, 4),
+    "gru_step": _step([2, 4, 5], 3, None, 3, 1, 1, 1),
+    "gru_step_gradient": _step([4, 5], 1, 3, 1, 1, 1, 4),
+    "tree_step": _step([0, 3, 4, 5], 5, 1, 1, 1, 1, 1),
+    "tree_step_gradient": _step([6, 7, 8], 1, 1, 5, 1, 1, 1, 5, 1, 1),
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
     **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
     "relu": lambda rng: ([normal(rng, N), empty(N)], [1]),

@@ -19,6 +19,8 @@ from kernels.calls import CALLS, results
 
 from dist_dp import kernels, optim
 from dist_dp.kernels import build
+from dist_dp.ops import pooling
+from dist_dp.tensor import Tensor
 
 needed = pytest.mark.skipif(
     kernels.compiled is None, reason="there was no C compiler when dist_dp was installed"
@@ -113,6 +115,74 @@ def test_the_updates_of_adam_have_numpys_bits(n: int, count: int, seed: int) -> 
         without = updated()
     for one, two in zip(with_kernels, without, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@needed
+def test_gates_are_as_exact_as_numpys() -> None:
+    """Over all magnitudes: sigmoids to 1.5 units in the last place of 1, tanh to 3 of its value."""
+    rng = np.random.default_rng(0)
+    x = (10.0 ** rng.uniform(-12, 6, 1 << 16) * rng.choice([-1, 1], 1 << 16)).astype(np.float32)
+    x[:7] = 0, np.inf, -np.inf, np.nan, 0.625, -0.625, 88.5
+    n = len(x)
+    v = np.tile(x, 4)
+    zeros, c, s, h = np.zeros(4 * n, np.float32), *(np.zeros(n, np.float32) for _ in range(3))
+    kernels.compiled.lstm_step(zeros, v, np.zeros(n, np.float32), c, s, h, n)
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-wide))
+    for k in (0, 1, 3):
+        np.testing.assert_allclose(v[k * n : (k + 1) * n], sigmoid, rtol=0, atol=1.8e-7)
+    np.testing.assert_allclose(v[2 * n : 3 * n], np.tanh(wide), rtol=3.6e-7, atol=0)
+
+
+@needed
+@given(st.data())
+def test_gradients_of_maxima_are_numpys(data: st.DataObject) -> None:
+    kernel, stride, dilation = (tuple(data.draw(st.integers(1, 3)) for _ in range(2)) for _ in range(3))
+    padding = tuple(
+        data.draw(st.integers(0, (d * (k - 1) + 1) // 2)) for k, d in zip(kernel, dilation, strict=True)
+    )
+    size = tuple(
+        d * (k - 1) + 1 + data.draw(st.integers(0, 9)) for k, d in zip(kernel, dilation, strict=True)
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    x = rng.integers(-2, 3, (2, 3, *size)).astype(np.float32)  # many of them equal
+    x[rng.random(x.shape) < 0.1] = data.draw(st.sampled_from([0.0, np.nan, -np.inf]))
+    axes = pooling._windows(
+        "max_pool2d", Tensor(x), kernel, stride, padding, dilation, data.draw(st.booleans())
+    )
+    out = pooling._max(x, axes)
+    g = rng.normal(size=out.shape).astype(np.float32)
+    compiled = pooling._to_maxima(g, x, out, axes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "compiled", None)
+        np.testing.assert_array_equal(compiled, pooling._to_maxima(g, x, out, axes))
+
+
+@needed
+@pytest.mark.parametrize("entry", range(11))
+@pytest.mark.parametrize("wrong", [-1, 50, 1 << 40])
+def test_windows_beyond_the_images_are_refused(entry: int, wrong: int) -> None:
+    layout, *arrays = CALLS["unpool"](np.random.default_rng(0))[0]
+    layout[entry] = wrong
+    with pytest.raises(ValueError):
+        kernels.compiled.unpool(layout, *arrays)
+
+
+@needed
+def test_added_rows_have_numpys_bits_and_a_wrong_index_is_refused() -> None:
+    (out, index, rows), _ = CALLS["add_rows"](np.random.default_rng(0))
+    expected = out.copy()
+    np.add.at(expected, index, rows)
+    kernels.compiled.add_rows(out, index, rows)
+    np.testing.assert_array_equal(out, expected)
+    for wrong in (-6, 5):
+        index[-1] = wrong
+        with pytest.raises(IndexError, match=f"index {wrong} is out of bounds for axis 0 with size 5"):
+            kernels.compiled.add_rows(out, index, rows)
+    with pytest.raises(ValueError, match="rows of the two arrays have different lengths"):
+        kernels.compiled.add_rows(out, np.zeros(2, np.int64), rows)
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

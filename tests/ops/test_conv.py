@@ -1,6 +1,7 @@
 """Convolutions and poolings beyond the laws: blocks, ties, edges, and what is refused."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,19 @@ from hypothesis import strategies as st
 from laws.rows_conv import naive_conv, naive_conv_transpose, naive_max_pool
 
 import dist_dp as dp
-from dist_dp import ops
+from dist_dp import kernels, ops
 from dist_dp.functional import hessian
-from dist_dp.ops import patches, pooling
-from dist_dp.ops.patches import Geometry
+from dist_dp.ops import direct, patches, pooling
+from dist_dp.ops.geometry import Geometry
 
 
 def leaf(x: Any) -> dp.Tensor:
     return dp.Tensor(x, requires_grad=True)
+
+
+def compiled_only() -> None:
+    if kernels.compiled is None:
+        pytest.skip("a law of the compiled kernels")
 
 
 # ----- kernels, block by block -----
@@ -59,6 +65,63 @@ def test_kernels_agree_with_loops_and_each_other_however_the_work_is_cut(
     )
     # <g, conv(x, w)> is linear in x and in w: the two transposes must give the same number.
     np.testing.assert_allclose([(towards_x * x).sum(), (towards_w * w).sum()], (g * out).sum(), atol=1e-9)
+
+
+@given(convolutions(), st.sampled_from([1, 3, 8]), st.integers(0, 99))
+def test_the_compiled_convolutions_agree_with_products_of_matrices(
+    drawn: tuple[tuple[int, ...], tuple[int, ...], Geometry], times: int, seed: int
+) -> None:
+    compiled_only()
+    x_shape, w_shape, geometry = drawn
+    rng = np.random.default_rng(seed)
+    x, w, b = (
+        rng.normal(size=shape).astype(np.float32)
+        for shape in (x_shape, (times * w_shape[0], *w_shape[1:]), (times * w_shape[0],))
+    )
+    out = direct.convolve(x, w, b, geometry)
+    g = rng.normal(size=out.shape).astype(np.float32)
+    wide = [a.astype(np.float64) for a in (x, w, b, g)]
+    expected = [
+        patches.convolve(*wide[:3], geometry),
+        patches.weight_gradient(wide[0], wide[3], w_shape[2:], geometry),
+        patches.input_gradient(wide[3], wide[1], x_shape[2:], geometry),
+    ]
+    found = [
+        out,
+        direct.weight_gradient(x, g, w_shape[2:], geometry),
+        direct.input_gradient(g, w, x_shape[2:], geometry),
+    ]
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+    for i in range(len(x)):  # an image by itself has the same bits
+        np.testing.assert_array_equal(direct.convolve(x[i : i + 1], w, b, geometry)[0], out[i])
+
+
+def test_layouts_that_lead_out_of_an_array_are_refused() -> None:
+    compiled_only()
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))
+    x, w = np.ones((2, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    taken: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "compiled", SimpleNamespace(correlate=lambda *a: taken.extend(a)))
+        direct.convolve(x, w, None, geometry)
+    correlate = kernels.compiled.correlate
+    correlate(*taken)
+    for wrong in (-1, 100, 1 << 40):
+        for k in range(len(taken[0])):
+            layout = taken[0].copy()
+            layout[k] = wrong
+            # Strides and padding of 100 leave pixels out, and read none that is not there.
+            if wrong != 100 or k not in (7, 8, 11, 12):
+                with pytest.raises(ValueError):
+                    correlate(layout, *taken[1:])
+        offsets = taken[3].copy()
+        offsets[-1] = wrong * 100
+        with pytest.raises(ValueError, match="an offset lies outside of the planes"):
+            correlate(*taken[:3], offsets, *taken[4:])
+    for k in (0, 1, 2, 3, 5, 6):
+        with pytest.raises(ValueError):
+            correlate(*taken[:k], taken[k].reshape(-1)[:-1].copy(), *taken[k + 1 :])
 
 
 def test_every_element_of_a_gradient_is_that_of_loops() -> None:
