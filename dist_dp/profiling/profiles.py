@@ -92,12 +92,13 @@ class Profile:
         total = sum(self.seconds.values())
         rows = _added([row for rows in self.rows.values() for row in rows])
         rows.append(Row(REST, 0, total - sum(row.seconds for row in rows)))
-        lines = [f"{'':34} {'calls':>9} {'ms':>11} {'share':>7} {'MB':>10} {'GB/s':>7}"]
+        width = max(len(row.name) for row in rows)
+        lines = [f"{'':{width}} {'calls':>9} {'ms':>11} {'share':>7} {'MB':>10} {'GB/s':>7}"]
         for row in sorted(rows, key=lambda row: -row.seconds):
             rate = f"{row.bytes / row.seconds / 1e9:.1f}" if row.bytes and row.seconds else ""
             size = f"{row.bytes / 1e6:,.1f}" if row.bytes else ""
             lines.append(
-                f"{row.name:34} {row.calls or '':>9} {row.seconds * 1e3:>11,.2f} "
+                f"{row.name:{width}} {row.calls or '':>9} {row.seconds * 1e3:>11,.2f} "
                 f"{row.seconds / total if total else 0:>7.1%} {size:>10} {rate:>7}"
             )
         workers = ", ".join(
