@@ -247,14 +247,17 @@ class _Examples:
 
 
 class _State:
-    """What of this thread belongs to the example that runs: how operations are applied, and what it draws from."""
+    """What of this thread belongs to the example that runs: how operations are applied, who watches its sweeps, and
+    what it draws from."""
 
     def __init__(self) -> None:
         self._mode = mode.state, mode.beneath, mode.interpreter, mode.segment
+        self._watchers = mode.inspect, mode.watch
         self._scopes = random.scopes.stack
 
     def restore(self) -> None:
         mode.state, mode.beneath, mode.interpreter, mode.segment = self._mode
+        mode.inspect, mode.watch = self._watchers
         random.scopes.stack = self._scopes
 
 
