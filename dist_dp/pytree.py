@@ -141,9 +141,11 @@ def map_leaves(fn: Callable[..., Any], tree: Any) -> Any:
 
 
 def described(structure: Structure) -> str:
+    if structure.kind is None:
+        return "one value"
     if structure.kind is dict:
         return f"a dict with keys {list(structure.keys)}"
-    kind = structure.kind.__name__ if structure.kind else "leaf"
+    kind = structure.kind.__name__
     return "None" if kind == "NoneType" else f"a {kind} of {len(structure.keys)}"
 
 

@@ -165,7 +165,10 @@ def test_time_within_a_span_is_counted_once() -> None:
         def keep(self, span: timeline.Span) -> None:
             spans.append(span)
 
+    together = threading.Barrier(3)  # a thread that begins when another one has ended may be given its ident
+
     def work() -> None:
+        together.wait()
         with timeline.span("outer"):
             for _ in range(3):
                 with timeline.span("inner"), timeline.span("innermost"):

@@ -95,7 +95,7 @@ def batched(
             if not _recording():
                 reports.append(Report())
                 reports[-1].alone["the program", "enabled=False"] = len(chosen)
-            return _stacked({i: _scoped(fun, *its) for i, its in chosen.items()})
+            return _stacked({i: _one(fun, i, *its) for i, its in chosen.items()})
         recorder = Recorder(max_batch)
         reports.append(recorder.report)
         collecting = gc.isenabled()
@@ -168,9 +168,14 @@ def explain_batching() -> Report:
     return _last.report
 
 
-def _scoped(fun: Callable[[Any], Any], example: Any, stream: Stream) -> Any:
-    with random.scope(stream):
-        return fun(example)
+def _one(fun: Callable[[Any], Any], i: int, example: Any, stream: Stream) -> Any:
+    """What `fun` returns for example i."""
+    try:
+        with random.scope(stream):
+            return fun(example)
+    except Exception as error:
+        error.add_note(f"in example {i} of dp.batched")
+        raise
 
 
 class _Examples:
@@ -228,11 +233,7 @@ class _Examples:
 
     def _example(self, i: int) -> None:
         with random.separate(), applying(self.recorder):
-            try:
-                self.results[i] = _scoped(self.fun, *self.examples[i])
-            except Exception as error:
-                error.add_note(f"in example {i} of dp.batched")
-                raise
+            self.results[i] = _one(self.fun, i, *self.examples[i])
 
     def _suspend(self, value: Lazy) -> bool:
         """Let the others run until `value` is computed, if this is an example that runs."""
@@ -247,14 +248,17 @@ class _Examples:
 
 
 class _State:
-    """What of this thread belongs to the example that runs: how operations are applied, and what it draws from."""
+    """What of this thread belongs to the example that runs: how operations are applied, who watches its sweeps, and
+    what it draws from."""
 
     def __init__(self) -> None:
         self._mode = mode.state, mode.beneath, mode.interpreter, mode.segment
+        self._watchers = mode.inspect, mode.watch
         self._scopes = random.scopes.stack
 
     def restore(self) -> None:
         mode.state, mode.beneath, mode.interpreter, mode.segment = self._mode
+        mode.inspect, mode.watch = self._watchers
         random.scopes.stack = self._scopes
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import functools
 import inspect
 import itertools
@@ -22,15 +20,13 @@ from ..random import Key
 from ..tape import INTERPRET, applying, mode, no_grad
 from ..tensor import Tensor
 from .draws import RowStreams
-from .lazy import Call, Lazy, Spec, Written, body
+from .lazy import Call, Spec, body
 from .ragged import Ragged, inputs, trial
-from .recorder import Recorder, Signature, constant, frozen, kept
+from .recorder import Recorder, Signature
+from .signing import Filling, Static, filling, signed, specs_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-# What a number given to a cell becomes: an array with the batch as its one axis.
-INTEGER, FLOAT = Spec((), np.dtype(np.int64)), Spec((), np.dtype(np.float32))
 
 
 class cell(Generic[P, R]):  # a decorator, and named as one
@@ -109,7 +105,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
             return self._inside(args, kwargs) if body.running else self._alone(args, kwargs)  # type: ignore[no-any-return]
         values: list[Any] = []
         try:
-            key = (self, mode.beneath, _signed(args, values), _signed(kwargs, values) if kwargs else None)
+            key = (self, mode.beneath, signed(args, values), signed(kwargs, values) if kwargs else None)
             signature: Any = recorder.signatures.get(key)
         except TypeError as error:
             name = self._refused(args, kwargs)
@@ -135,35 +131,32 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         bound = self._parameters.bind(*args, **kwargs)
         for name in self._static:
             if name in bound.arguments:
-                bound.arguments[name] = _Static(bound.arguments[name])
+                bound.arguments[name] = Static(bound.arguments[name])
         return bound.args, bound.kwargs
 
     def _inside(self, args: Any, kwargs: Any) -> Any:
         """The body of a cell that another one calls."""
-        plain = [x.value if type(x) is _Static else x for x in args]
-        return self.fun(*plain, **{k: x.value if type(x) is _Static else x for k, x in kwargs.items()})
+        plain = [x.value if type(x) is Static else x for x in args]
+        return self.fun(*plain, **{k: x.value if type(x) is Static else x for k, x in kwargs.items()})
 
     def _alone(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """A batch of one, with the random numbers of the next use of the current stream."""
         values: list[Any] = []
-        specs = _specs((_signed(args, values), _signed(kwargs, values)))
+        specs = specs_of((signed(args, values), signed(kwargs, values)))
         self._check_values(values)
         stream = random.current()
-        outs, structure = self._run(
-            args, kwargs, inputs([values], specs, _with_batch), RowStreams(lambda: [stream.next_key()])
-        )
+        draws = RowStreams(lambda: [stream.next_key()])
+        outs, structure = self._run(filling((args, kwargs)), inputs([values], specs, _with_batch), draws)
         self._check(outs, structure, 1)
         return unflatten(structure, [out[0] for out in outs])
 
-    def _run(
-        self, args: Any, kwargs: Any, inputs: Iterator[Any], draws: RowStreams
-    ) -> tuple[list[Any], Structure]:
+    def _run(self, given: Filling, inputs: Iterator[Any], draws: RowStreams) -> tuple[list[Any], Structure]:
         """The results of the body, and how they are nested; `inputs` take the places of the values in the arguments."""
-        given, options = _filled(args, inputs), _filled(kwargs, inputs)
+        args, kwargs = given(inputs)
         before, body.running = body.running, True
         try:
             with random.scope(draws):
-                return flatten(self.fun(*given, **options))
+                return flatten(self.fun(*args, **kwargs))
         finally:
             body.running = before
 
@@ -212,7 +205,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         """The name of the argument that has no signature."""
         for name, x in self._named(args, kwargs).items():
             try:
-                hash(_signed(x, []))
+                hash(signed(x, []))
             except TypeError:
                 return name
         return "an argument"
@@ -222,7 +215,7 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         shown, numbers = [], []
         for name, x in self._named(args, kwargs).items():
             values: list[Any] = []
-            specs = _specs(_signed(x, values))
+            specs = specs_of(signed(x, values))
             if specs:
                 shown.append(f"{name} {specs[0] if len(specs) == 1 else specs}")
             if type(x) is not Ragged and any(
@@ -242,210 +235,54 @@ class cell(Generic[P, R]):  # a decorator, and named as one
         return note
 
     def _tried(self, recorder: Recorder, args: Any, kwargs: Any) -> Signature:
-        """The signature of these arguments, with the results found by a run on zeros; how a batch of it is computed."""
+        """The signature of these arguments, with the results found by a run on zeros."""
         values: list[Any] = []
-        specs = _specs((_signed(args, values), _signed(kwargs, values)))
+        specs = specs_of((signed(args, values), signed(kwargs, values)))
         self._check_values(values)
-        ragged = any(type(spec) is list for spec in specs)
+        given = filling((args, kwargs))
         taken = {n for spec in flatten(specs)[0] for n in spec.shape}
         rows = next(n for n in itertools.count(7) if n not in taken)  # a result that lost the batch shows
-        draws = RowStreams([Key(0)] * rows)
+        make = Spec.zeros
         with applying(None), no_grad(), buffer_proposals(), np.errstate(all="ignore"):
-
-            def tried(
-                make: Callable[[Spec, int], Any], rows: int, draws: RowStreams
-            ) -> tuple[list[Any], Structure]:
-                outs, structure = self._run(args, kwargs, trial(rows, specs, make), draws)
-                self._check(outs, structure, rows)
-                return outs, structure
-
             try:
                 try:
-                    make = Spec.zeros
-                    outs, structure = tried(make, rows, draws)
+                    outs, structure, drawing = self._trial(given, specs, rows, make)
                 except np.linalg.LinAlgError:
-                    make, draws = Spec.identities, RowStreams([Key(0)] * rows)
-                    outs, structure = tried(make, rows, draws)
+                    make = Spec.identities
+                    outs, structure, drawing = self._trial(given, specs, rows, make)
                 # Is it the length of something else, or the batch again?
                 if any(rows in out.shape[1:] for out in outs):
-                    fewer, _ = tried(make, rows - 1, RowStreams([Key(0)] * (rows - 1)))
-                    self._check_axes(outs, fewer, rows)
+                    self._check_axes(outs, self._trial(given, specs, rows - 1, make)[0], rows)
             except Exception as error:
                 error.add_note(self._explained(args, kwargs, recorder, rows))
                 raise
-
-        def run(calls: Sequence[Call]) -> Sequence[Tensor]:
-            all_values = [call.values for call in calls]
-            if ragged:
-                given = inputs(all_values, specs, recorder.column)
-            else:
-                columns = zip(*all_values, strict=True)
-                given = iter([recorder.column(c, spec) for c, spec in zip(columns, specs, strict=True)])
-            rows = RowStreams(lambda: [key.fold(use) for key, use in [call.draws for call in calls]])
-            outs, _ = self._run(args, kwargs, given, rows)
-            return outs
-
         flat = structure.kind is tuple and all(child.kind is None for child in structure.children)
         single = structure.kind is None
         return Signature(
             recorder,
             self.fun.__qualname__,
-            run,
+            functools.partial(self._batch, recorder, given, specs),
             tuple([Spec(out.shape[1:], out.dtype) for out in outs]),
             single,
             None if flat or single else structure,
-            draws.use > 0,
+            drawing,
         )
 
+    def _trial(
+        self, given: Filling, specs: Sequence[Any], rows: int, make: Callable[[Spec, int], Any]
+    ) -> tuple[list[Any], Structure, bool]:
+        """The results for rows that `make` makes, how they are nested, and whether random numbers were drawn."""
+        draws = RowStreams([Key(0)] * rows)
+        outs, structure = self._run(given, trial(rows, specs, make), draws)
+        self._check(outs, structure, rows)
+        return outs, structure, draws.use > 0
 
-class _Static:
-    """An argument that the body sees as it is."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _signed(tree: Any, values: list[Any]) -> Any:
-    """What of an argument belongs to the signature; its tensors, arrays and numbers are put into `values`."""
-    kind = type(tree)
-    if kind is Lazy:
-        values.append(tree)
-        return tree.spec
-    if kind is tuple:
-        return tuple([_signed(x, values) for x in tree])
-    try:
-        return _signs[kind](tree, values)
-    except KeyError:
-        sign = _signs[kind] = _sign_of(kind)
-        return sign(tree, values)
-
-
-def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
-    """`_signed` for arguments of one type. A value's signature is its spec, a number's that of its array."""
-    if kind is Written:
-        return lambda x, values: _signed(x.now, values)
-    if issubclass(kind, (Tensor, np.ndarray)):
-
-        def array(x: Any, values: list[Any]) -> Any:
-            if kind is np.ndarray or x.node is None:
-                x = Tensor._of(kept(x if kind is np.ndarray else x.data), None)
-            values.append(x)
-            return Spec(x.shape, x.dtype)
-
-        return array
-    if issubclass(kind, (np.integer, np.floating)):
-
-        def value(x: Any, values: list[Any]) -> Any:
-            values.append(x)
-            return Spec(x.shape, x.dtype)
-
-        return value
-    if issubclass(kind, (list, tuple)):
-        return lambda tree, values: (kind, *[_signed(x, values) for x in tree])
-    if kind is dict:
-        return lambda tree, values: (dict, *[(type(k), k, _signed(v, values)) for k, v in tree.items()])
-    if kind is complex:
-        return lambda number, values: constant(number)
-    if kind.__hash__ is None:
-        raise TypeError(f"unhashable type: {kind.__name__!r}")
-    if kind in (str, bytes, bool) or issubclass(kind, (type, enum.Enum, np.generic)):
-        return lambda it, values: (kind, it)
-    if (
-        dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__
-    ):  # field by field, down to their types
-        names = [field.name for field in dataclasses.fields(kind)]
-        return lambda it, values: (kind, *[frozen(getattr(it, name)) for name in names])
-    # A module and other objects are the same if they are one. (The signature keeps it, so its address stays its own.)
-    return lambda it, values: (kind, id(it))
-
-
-def _integer(x: int, values: list[Any]) -> Spec:
-    values.append(x)
-    return INTEGER
-
-
-def _float(x: float, values: list[Any]) -> Spec:
-    values.append(x)
-    return FLOAT
-
-
-def _ragged(it: Ragged, values: list[Any]) -> Any:
-    items = it.items
-    values.append(len(items))
-    return (Ragged, _alike(items, values) if items else None)
-
-
-def _alike(items: Sequence[Any], values: list[Any]) -> Any:
-    """What belongs to the signature of each of these items; their values, all first ones before all second ones."""
-    if len(items) == 1:
-        return _signed(items[0], values)
-    kinds = set(map(type, items))
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if kind is Lazy:
-        values += items
-        signs: Any = {item.spec for item in items}
-    elif kind is int or kind is float:
-        values += items
-        return INTEGER if kind is int else FLOAT
-    elif kind is tuple and len(set(map(len, items))) == 1:
-        return tuple([_alike(parts, values) for parts in zip(*items, strict=True)])
-    else:
-        each: list[list[Any]] = [[] for _ in items]
-        signs = {_signed(item, its) for item, its in zip(items, each, strict=True)}
-        for same in zip(*each, strict=len(signs) == 1):
-            values += same
-    if len(signs) > 1:
-        one, other, *_ = sorted(map(repr, signs))
-        raise ValueError(f"the items of a dp.Ragged must be alike, got {one} and {other}")
-    return signs.pop()
-
-
-_signs: dict[type, Callable[[Any, list[Any]], Any]] = {
-    Ragged: _ragged,
-    int: _integer,
-    float: _float,
-    type(None): lambda none, values: None,
-    _Static: lambda it, values: (_Static, constant(it.value)),
-}
-
-
-def _specs(sign: Any) -> list[Any]:
-    """The specs in a signature, in the order of the values; those of an item of a ragged list as a list."""
-    if type(sign) is Spec:
-        return [sign]
-    if type(sign) is not tuple:
-        return []
-    specs = [spec for part in sign for spec in _specs(part)]
-    if not sign or sign[0] is not Ragged:
-        return specs
-    if any(type(spec) is list for spec in specs):
-        raise TypeError("a dp.Ragged among the items of another: give the cell two lists, or one of tuples")
-    return [specs]
-
-
-def _filled(tree: Any, inputs: Iterator[Any]) -> Any:
-    """An argument with other values in the places that `_signed` found."""
-    kind = type(tree)
-    if kind is _Static:
-        return tree.value
-    if isinstance(tree, (Tensor, np.ndarray, np.integer, np.floating)) or kind is int or kind is float:
-        return next(inputs)
-    if isinstance(tree, tuple):
-        parts = [_filled(x, inputs) for x in tree]
-        return kind(*parts) if hasattr(kind, "_fields") else tuple(parts)
-    if isinstance(tree, list):
-        return [_filled(x, inputs) for x in tree]
-    if kind is dict:
-        return {k: _filled(v, inputs) for k, v in tree.items()}
-    if kind is Ragged:
-        lists = Ragged(tree.items)
-        lists.lengths = next(inputs)
-        lists.owners = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
-        lists.values = _filled(tree.items[0], inputs) if tree.items else None
-        return lists
-    return tree
+    def _batch(
+        self, recorder: Recorder, given: Filling, specs: Sequence[Any], calls: Sequence[Call]
+    ) -> Sequence[Tensor]:
+        """The results of these calls."""
+        draws = RowStreams(lambda: [key.fold(use) for key, use in [call.draws for call in calls]])
+        return self._run(given, inputs([call.values for call in calls], specs, recorder.column), draws)[0]
 
 
 def _with_batch(values: Sequence[Any], spec: Spec, aligned: bool = True) -> Tensor:

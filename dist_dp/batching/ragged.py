@@ -45,19 +45,39 @@ class Ragged:
     def __init__(self, items: Iterable[Any]) -> None:
         self.items = list(items)
 
-    def __getattr__(self, name: str) -> Any:
+    @classmethod
+    def of_calls(cls, lengths: NDArray[np.int64]) -> Ragged:
+        """What the body sees of lists of these lengths, which are all zero or none; without `values`."""
+        self = cls.__new__(cls)
+        self.lengths, self.owners = lengths, np.repeat(np.arange(len(lengths)), lengths)
+        return self
+
+    @property
+    def _in_body(self) -> bool:
+        return hasattr(self, "lengths")
+
+    def __getattr__(self, name: str) -> Any:  # of what is not set
+        if name not in Ragged.__slots__:
+            raise AttributeError(f"'Ragged' object has no attribute {name!r}")
+        if name == "items":
+            raise AttributeError(
+                "'items' of a dp.Ragged in the body of a cell: there `values` has those of all calls, one after another"
+            )
+        if name == "values" and self._in_body:
+            raise AttributeError(
+                "'values' of an empty dp.Ragged, of which nobody knows what its items would be like; an empty one is "
+                "false, and calls with one make batches of their own: `... if xs else ...`"
+            )
         raise AttributeError(
             f"{name!r} of a dp.Ragged is there in the body of the cell that it is given to, where the lists of all "
             "calls stand one after another; outside, its items are what it was made of"
-            if name in Ragged.__slots__
-            else f"'Ragged' object has no attribute {name!r}"
         )
 
     def __repr__(self) -> str:
-        return f"Ragged({self.items!r})"
+        return f"<Ragged of lengths {self.lengths.tolist()}>" if self._in_body else f"Ragged({self.items!r})"
 
     def __bool__(self) -> bool:
-        return bool(self.items)
+        return len(self.owners) > 0 if self._in_body else bool(self.items)
 
     def sum(self, x: Any) -> Tensor:
         """For every call the sum over its items: (total, ...) to (batch, ...)."""
@@ -65,13 +85,19 @@ class Ragged:
 
 
 def inputs(
-    calls: Sequence[Sequence[Any]], specs: Sequence[Any], column: Callable[[list[Any], Spec, bool], Tensor]
+    calls: Sequence[Sequence[Any]],
+    specs: Sequence[Any],
+    column: Callable[[Sequence[Any], Spec, bool], Tensor],
 ) -> Iterator[Any]:
     """What the body sees, from the values of each call.
 
     A spec is that of one value; for a ragged list it is the list of those of an item. Its values are its length, and
     then of all items the first part, the second part and so on.
     """
+    if not any(type(spec) is list for spec in specs):
+        for same, spec in zip(zip(*calls, strict=True), specs, strict=True):
+            yield column(same, spec, True)
+        return
     at = [0] * len(calls)  # how many values of each call have been taken
     for spec in specs:
         if type(spec) is not list:

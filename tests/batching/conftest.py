@@ -12,7 +12,7 @@ from dist_dp.tape import RECORD, mode
 
 
 def state() -> tuple[Any, ...]:
-    its = mode.state, mode.beneath, mode.interpreter, mode.inspect, mode.calls, mode.segment
+    its = mode.state, mode.beneath, mode.interpreter, mode.inspect, mode.watch, mode.calls, mode.segment
     return *its, len(random.scopes.stack)
 
 

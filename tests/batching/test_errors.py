@@ -73,7 +73,8 @@ def test_a_shape_that_does_not_fit_is_refused_on_its_line(call: Callable[..., An
     )
 
 
-def test_an_exception_of_the_user_names_the_example() -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_exception_of_the_user_names_the_example(enabled: bool) -> None:
     def program(n: int) -> Any:
         h = double(ONE)
         if n == 7:
@@ -81,7 +82,7 @@ def test_an_exception_of_the_user_names_the_example() -> None:
         return h if h.sum() > 0 else h * 2
 
     with pytest.raises(KeyError, match="unheard of") as caught:
-        dp.batched(program, range(10))
+        dp.batched(program, range(10), enabled=enabled)
     assert notes(caught.value) == "in example 7 of dp.batched"
     assert lines(caught.value, __file__)[-1].endswith("# this line")
 
@@ -342,6 +343,11 @@ def test_examples_that_are_no_sequence() -> None:
     with pytest.raises(TypeError) as caught:
         dp.batched(double, 3)  # type: ignore[arg-type]
     assert "examples" in str(caught.value)
+
+
+def test_results_of_different_forms() -> None:
+    with pytest.raises(ValueError, match="got one value for example 0 and a tuple of 2 for example 1"):
+        dp.batched(lambda n: (ONE, ONE) if n else ONE, range(2))
 
 
 def test_results_with_different_keys() -> None:

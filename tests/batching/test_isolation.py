@@ -129,6 +129,20 @@ def test_programs_in_threads_are_those_of_one_thread(its: list[Program], failing
     assert [found[i] for i in range(len(its))] == expected and -1 in found
 
 
+@pytest.mark.parametrize("watching", [dp.profile, dp.debug.anomaly])
+def test_an_example_that_watches_itself_while_others_run(watching: Any) -> None:
+    """They begin in the order of the examples and end in another one; `nothing_is_left_behind` looks at the rest."""
+
+    def program(reads: int) -> Any:
+        x = double(ONE)
+        with watching():
+            for _ in range(reads):
+                (x * 2.0).sum().item()
+        return x
+
+    dp.batched(program, [1, 3, 2])
+
+
 def test_the_report_of_a_thread_is_of_that_thread() -> None:
     odd = ops.Op("test_odd", lambda x: x * x.sum())
     del ops.table["test_odd"]

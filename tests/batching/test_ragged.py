@@ -120,6 +120,30 @@ def test_the_body_alone_sees_the_lists_of_all_calls() -> None:
         dp.Ragged([1.0]).values  # noqa: B018
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_body_does_not_see_the_items_of_one_call(enabled: bool) -> None:
+    shown = []
+
+    @dp.cell
+    def first(xs: Any) -> Any:
+        shown.append(repr(xs))
+        return xs.items[0]
+
+    with pytest.raises(AttributeError, match="`values` has those of all calls"):
+        dp.batched(lambda x: first(dp.Ragged([x])), [1.0, 2.0], enabled=enabled)
+    assert shown == ["<Ragged of lengths [1, 2, 3, 4, 5, 6, 7]>" if enabled else "<Ragged of lengths [1]>"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_empty_list_has_no_values(enabled: bool) -> None:
+    @dp.cell
+    def total(xs: Any) -> Any:
+        return xs.sum(xs.values)
+
+    with pytest.raises(AttributeError, match=r"empty dp.Ragged.* `... if xs else ...`"):
+        dp.batched(lambda n: total(dp.Ragged([1.0] * n)), [2, 0], enabled=enabled)
+
+
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
 def test_calls_that_the_loss_does_not_need_leave_the_gradients_of_the_others(
     lengths: list[int], data: st.DataObject

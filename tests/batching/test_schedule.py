@@ -112,7 +112,14 @@ def test_what_was_not_needed_can_be_asked_for_later(calls: list[Call], data: Any
 @given(graphs())
 @settings(max_examples=60)
 def test_complete_signatures_first(calls: list[Call]) -> None:
-    """One whose calls all are ready or wait for another of them, if there is any; else the one ready for longest."""
+    """One whose calls all are ready or wait for another of them, if there is any; else of those that wait for no other
+    group, by the plain definition, the one ready for longest."""
+    after = {s: {s} for s in {c.signature for c in calls}}  # what waits for it, by way of others too
+    for _ in after:
+        for c in calls:
+            for v in c.values:
+                if type(v) is Lazy and v.call is not None:
+                    after[v.call.signature] |= after[c.signature]
     waiting = {id(c): c for c in calls}
     since: dict[Any, int] = {}
     for step, (its, batch) in enumerate(run_lazily(calls)):
@@ -128,7 +135,11 @@ def test_complete_signatures_first(calls: list[Call]) -> None:
                 if c.signature is s
             )
         }
-        assert its in complete if complete else since[its] == min(since.values())
+        if complete:
+            assert its in complete
+        else:
+            assert not any(its in after[s] and s not in after[its] for s in since)
+            assert since[its] == min(since[s] for s in since if its in after[s] and s in after[its])
         assert {id(c) for c in batch} == {i for i in ready if waiting[i].signature is its}, (
             "all that are ready"
         )
@@ -157,6 +168,19 @@ def test_losses_wait_until_all_are_ready() -> None:
     assert [(s.name, len(batch)) for s, batch in run(losses)] == [("step", n) for n in (4, 3, 2, 1)] + [
         ("loss", 4)
     ]
+
+
+def test_losses_wait_for_kinds_of_steps_that_wait_for_each_other() -> None:
+    """A tree's nodes with a left child, a right one or both are three kinds: none is complete before the end."""
+    left, right, loss = Kind("left"), Kind("right"), Kind("loss")
+    losses = []
+    for length in (1, 3, 5, 8):
+        h: Any = 0.0
+        for i in range(length):
+            h = call((left, right)[(i + length) % 2], [h]).outs[0]
+        losses.append(call(loss, [h]).outs[0])
+    done = [(s.name, len(batch)) for s, batch in run(losses)]
+    assert done[-1] == ("loss", 4) and "loss" not in dict(done[:-1])
 
 
 def test_calls_of_a_batch_come_in_the_order_in_which_they_became_ready() -> None:

@@ -162,6 +162,29 @@ def test_lengths_and_nestings_of_arguments_are_told_apart() -> None:
     agree(combined, examples)
 
 
+def test_a_list_that_changes_after_the_call() -> None:
+    """A stack that grows, and an entry that is no value: a call has them as they were."""
+
+    @dp.cell
+    def fold(stack: list[Any], table: dict[str, Any]) -> Any:
+        first, *values = stack
+        total = sum(values) + sum(table.values())
+        return -total if first == "minus" else total
+
+    def program(x: float) -> Any:
+        stack, table = ["plus", ONE * x], {"a": ONE}
+        found = [fold(stack, table)]
+        stack[0] = "minus"
+        found.append(fold(stack, table))
+        stack.append(ONE * x)
+        table["b"] = found[0]
+        found.append(fold(stack, table))
+        stack.clear()
+        return ops.stack(found)
+
+    agree(program, [1.0, 2.0, 3.0])
+
+
 def test_positions_and_keywords() -> None:
     @dp.cell
     def minus(x: Any, y: Any) -> Any:
