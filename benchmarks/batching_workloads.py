@@ -17,8 +17,8 @@ import torch
 import dist_dp as dp
 
 from . import batching_torch as twins
+from .dense import same_parameters
 from .examples import example
-from .models import same_parameters
 
 BATCH = 64
 

@@ -279,7 +279,9 @@ def _checked(
 
 
 def _against_indices(op: Op, x: Tensor, target: Tensor, weight: Any, reduction: str, *params: Any) -> Tensor:
-    losses: Tensor = apply(op, (_rows_of_classes(x), target.reshape((-1,)), weight), params)
+    # Plain indices are no operand of a gradient: nothing is recorded of them.
+    flat = Tensor._of(target.data.reshape(-1), None) if type(target) is Tensor else target.reshape((-1,))
+    losses: Tensor = apply(op, (_rows_of_classes(x), flat, weight), params)
     return losses if reduction != "none" else losses.reshape(target.shape)
 
 
