@@ -250,6 +250,14 @@ class Progress:
             epoch = -(-event.step // self._per_epoch)
             self._display.say("  ".join([f"validation after epoch {epoch}", *_metrics(event.values)]))
 
+    def _on_generation(self, event: Event) -> None:
+        """Workers were lost, or came."""
+        number, workers, new = (int(event.values[name]) for name in ("number", "workers", "newcomers"))
+        came = f", {new} of them new" if new else ""
+        self._display.say(
+            f"step {event.step}/{self._total}  generation {number}: {_plural(workers, 'worker')}{came}"
+        )
+
     def _on_checkpoint(self, event: Event) -> None:
         self._saved = event.step
 

@@ -63,6 +63,19 @@ def test_a_log_shows_the_end_of_every_epoch() -> None:
     assert lines[0] == "12 steps, 4 an epoch"
 
 
+def test_workers_that_are_lost_and_come_are_told() -> None:
+    stream = io.StringIO()
+    progress = Progress(9, 3, stream)
+    progress.emit(Event("start", 0, time=0.0))
+    for number, workers, newcomers in ((2, 1, 0), (3, 2, 1)):
+        values = {"number": number, "workers": workers, "newcomers": newcomers, "seconds": 0.1}
+        progress.emit(Event("generation", 4, values, time=1.0))
+    assert stream.getvalue().splitlines()[1:] == [
+        "step 4/9  generation 2: 1 worker",
+        "step 4/9  generation 3: 2 workers, 1 of them new",
+    ]
+
+
 def test_a_run_may_end_within_an_epoch() -> None:
     assert shown(steps=6, seconds=9.0, per_epoch=4)[-3].startswith("step 6/6  epoch 2/2  loss")
 
