@@ -186,14 +186,16 @@ def test_added_rows_have_numpys_bits_and_a_wrong_index_is_refused() -> None:
 
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers, output = tmp_path / "include", tmp_path / "_compiled.abi3.so"
+    monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(headers))
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
-    with pytest.raises(build.NotCompiled, match="there is no C compiler"):
-        build.build(tmp_path / "_compiled.abi3.so")
-    monkeypatch.setenv("CC", "cc")
-    monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(build.NotCompiled, match="header files are not in"):
-        build.build(tmp_path / "_compiled.abi3.so")
-    assert not list(tmp_path.iterdir())
+        build.build(output)
+    headers.mkdir()
+    (headers / "Python.h").touch()
+    with pytest.raises(build.NotCompiled, match="there is no C compiler"):
+        build.build(output)
+    assert not output.exists()
 
 
 @needed
