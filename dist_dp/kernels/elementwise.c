@@ -5,13 +5,10 @@
 
 /* --- activations of the form x gate(x); `ops/gated.py` has the formulas and where the numbers come from --------------- */
 
-/* 1 / (1 + e^(-2 y)). */
-INLINE float logistic_of_twice(float y) { return 1.0f / (1.0f + exp_of(-2.0f * y)); }
-
 INLINE float normal_gate(float x) {
     float u = x * x;
     float q = -90.4190246444585f / ((u + 18.0968039629074f) * u + 312.579867322358f);
-    return logistic_of_twice((q + 0.0195992097114497f * u + 1.08714801414788f) * x);
+    return sigmoid_of(2.0f * ((q + 0.0195992097114497f * u + 1.08714801414788f) * x));
 }
 
 INLINE float normal_slope(float x, float gate) {
@@ -19,7 +16,7 @@ INLINE float normal_slope(float x, float gate) {
     return exp2_of(x * x * -0.7213475204444817f) * 0.3989422804014327f;
 }
 
-INLINE float cubic_gate(float x) { return logistic_of_twice((x * x * 0.03567740814183455f + 0.7978845608028654f) * x); }
+INLINE float cubic_gate(float x) { return sigmoid_of(2.0f * ((x * x * 0.03567740814183455f + 0.7978845608028654f) * x)); }
 
 INLINE float cubic_slope(float x, float gate) {
     return (x * x * 0.2140644488510073f + 1.5957691216057308f) * gate * (1.0f - gate);
