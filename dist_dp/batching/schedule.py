@@ -92,9 +92,8 @@ def _place(call: Call) -> None:
 def batches(calls: Sequence[Call], most: int | None) -> Iterator[tuple[Signature, list[Call]]]:
     """The batches, each to be computed before the next is asked for; none of more than `most` calls."""
     group = _groups(calls)
-    waiting: list[dict[Signature, None]] = [
-        {} for _ in group
-    ]  # of each group those with ready calls, the oldest first
+    # Of each group those with ready calls, the oldest first.
+    waiting: list[dict[Signature, None]] = [{} for _ in group]
     first = 0  # that has calls left
     complete: list[Signature] = []  # of those waiting
     woken = [call for call in calls if not call.waits]

@@ -75,9 +75,8 @@ def _sign_of(kind: type) -> Callable[[Any, list[Any]], Any]:
         raise TypeError(f"unhashable type: {kind.__name__!r}")
     if kind in (str, bytes, bool) or issubclass(kind, (type, enum.Enum, np.generic)):
         return lambda it, values: (kind, it)
-    if (
-        dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__
-    ):  # field by field, down to their types
+    if dataclasses.is_dataclass(kind) and kind.__eq__ is not object.__eq__:
+        # Field by field, down to their types.
         names = [field.name for field in dataclasses.fields(kind)]
         return lambda it, values: (kind, *[frozen(getattr(it, name)) for name in names])
     # A module and other objects are the same if they are one. (The signature keeps it, so its address stays its own.)

@@ -144,10 +144,7 @@ def _layout(shape: tuple[int, ...], axes: Axes) -> Array:
     rows, columns = axes if len(axes) == 2 else (Axis(1, 1, 1, 0, 1, 1), *axes)
     planes = math.prod(shape[: -len(axes)])
     size = (shape[-2] if len(axes) == 2 else 1, shape[-1])
-    pairs = zip(
-        rows[1:3] + rows[4:], columns[1:3] + columns[4:], strict=True
-    )  # kernel, stride, dilation, windows
-    kernel, stride, dilation, windows = pairs
+    kernel, stride, dilation, windows = zip(rows[1:3] + rows[4:], columns[1:3] + columns[4:], strict=True)
     return np.array([planes, *size, *windows, *kernel, *stride, *dilation], np.int64)
 
 

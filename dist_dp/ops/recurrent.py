@@ -179,10 +179,8 @@ def _gru(
     hs = state_memory(plan.sorted(h, 0), len(x))
     compiled = kernels.compiled if hidden and kernels.suits(hs) else None
     half = np.repeat(np.array([1.0 if compiled else 0.5] * 2 + [1], x.dtype), hidden)
-    b_both, b_new = (
-        half * b_ih,
-        np.zeros(hidden, x.dtype),
-    )  # b_hh of the candidate stands inside its product with r
+    # b_hh of the candidate stands inside its product with r.
+    b_both, b_new = half * b_ih, np.zeros(hidden, x.dtype)
     if not isinstance(b_hh, float):
         b_both, b_new = half * (b_ih + b_hh), b_hh[two:]
         b_both[two:] -= b_new
