@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .kernels.product import dot
 from .tape import Array
 
 FEW_ROWS = 16  # are always worth a share in a common product
@@ -44,8 +45,7 @@ class RowProduct(Compact):
     def dense(self, place: Array | None = None) -> Array:
         """In `place`, a contiguous array that is overwritten, if it has the dtype of the product."""
         fits = place is not None and self.left.dtype == self.right.dtype == place.dtype
-        product: Array = np.dot(self.left.T, self.right, out=place if fits else None)
-        return product
+        return dot(self.left.T, self.right, out=place if fits else None)
 
 
 class Part(Compact):
@@ -76,7 +76,7 @@ def row_product(left: Any, right: Any) -> Any:
         rows, i, j = len(left), left.shape[1], right.shape[1]
         if rows <= FEW_ROWS or rows * (i + j) <= i * j:
             return RowProduct(left, right)
-    return np.dot(left.T, right)
+    return np.dot(left.T, right) if type(left) is not np.ndarray else dot(left.T, right)
 
 
 def total(gradients: Sequence[Compact], place: Array | None = None) -> Array:

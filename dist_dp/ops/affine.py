@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..compact import row_product
+from ..kernels.product import ROWS, dot, gains
 from ..tape import RECORD, Node, mode
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply, as_array
@@ -26,28 +27,28 @@ def _rows(x: Any) -> Any:
 
 def _times(x: Any, w: Any) -> Any:
     """The rows of x against the matrix w: one GEMM, whatever the leading axes."""
-    return np.dot(x, w) if x.ndim < 3 else np.dot(_rows(x), w).reshape((*x.shape[:-1], w.shape[1]))
+    return np.dot(x, w) if x.ndim < 2 else dot(_rows(x), w).reshape((*x.shape[:-1], w.shape[1]))
 
 
-def rows_times(x: Any, weight: Any) -> Any:
-    """The rows of x (..., n) against those of `weight` (m, n): x weightᵀ, as one GEMM.
+def rows_times(x: Any, weight: Any, bias: Any = None) -> Any:
+    """The rows of x (..., n) against those of `weight` (m, n): x weightᵀ + bias, as one GEMM.
 
     OpenBLAS copies a transposed factor before it multiplies, which for few rows takes several times as long as the
     product: up to so many it is faster to transpose them and the result (measured for weights from 10 x 128 to
-    2048 x 512). Where the product has few elements, nothing is copied.
+    2048 x 512; up to fewer where the compiled kernel takes more). Where the product has few elements, nothing is copied.
     """
-    if x.ndim == 2 and 1 < len(x) <= _FEW and len(x) * len(weight) > _SMALL:
-        return np.ascontiguousarray(np.dot(weight, np.ascontiguousarray(x.T)).T)
-    return _times(x, weight.T)
+    rows = x if x.ndim == 2 else _rows(x)
+    few = ROWS - 1 if gains(weight) else _FEW
+    if 1 < len(rows) <= few and len(rows) * len(weight) > _SMALL:
+        out = np.ascontiguousarray(np.dot(weight, np.ascontiguousarray(rows.T)).T)
+        if bias is not None:
+            np.add(out, bias, out)
+    else:
+        out = dot(rows, weight.T, bias)
+    return out if x.ndim == 2 else out.reshape((*x.shape[:-1], len(weight)))
 
 
 _FEW, _SMALL = 32, 1200
-
-
-def _forward(x: Any, weight: Any, bias: Any) -> Any:
-    out = rows_times(x, weight)
-    np.add(out, bias, out)
-    return out
 
 
 def _batch(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
@@ -71,7 +72,7 @@ _weight = lambda g, x: row_product(_rows(g), _rows(x))  # noqa: E731
 
 _linear = Op(
     "linear",
-    _forward,
+    rows_times,
     "x weight bias",
     vjp=(_x, _weight, lambda g: g),
     jvp=(lambda t, weight: _times(t, weight.T), lambda t, x: _times(x, t.T), lambda t: t),
@@ -112,7 +113,7 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
         if isinstance(bias, Tensor) and a.shape[-1:] == w.shape[1:] and bias.shape == w.shape[:1]:
             b = bias.data
             if a.dtype is w.dtype is b.dtype:
-                out = _forward(a, w, b)
+                out = rows_times(a, w, b)
                 p, q, r = x.node, weight.node, bias.node
                 if mode.state != RECORD or p is q is r is None:
                     return Tensor._of(out, None)

@@ -159,7 +159,7 @@ CALLS: dict[str, Call] = {
     "lstm_step": _step([1, 3, 4, 5], 4, 4, 1, 1, 1, 1),
     "lstm_step_gradient": _step([5, 6], 1, 1, 4, 1, 1, 1, 4),
     "gru_step": _step([2, 4, 5], 3, None, 3, 1, 1, 1),
-    "gru_step_gradient": _step([4, 5], 1, 3, 1, 1, 1, 4),
+    "gru_step_gradient": _step([4, 5, 6], 1, 3, 1, 1, 1, 3, 3),
     "tree_step": _step([0, 3, 4, 5], 5, 1, 1, 1, 1, 1),
     "tree_step_gradient": _step([6, 7, 8], 1, 1, 5, 1, 1, 1, 5, 1, 1),
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
