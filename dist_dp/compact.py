@@ -76,7 +76,7 @@ def row_product(left: Any, right: Any) -> Any:
         rows, i, j = len(left), left.shape[1], right.shape[1]
         if rows <= FEW_ROWS or rows * (i + j) <= i * j:
             return RowProduct(left, right)
-    return np.dot(left.T, right) if type(left) is not np.ndarray else dot(left.T, right)
+    return dot(left.T, right)
 
 
 def total(gradients: Sequence[Compact], place: Array | None = None) -> Array:

@@ -13,7 +13,7 @@
 #include "kernels.h"
 #include "module.h"
 
-enum { TERMS = 256, COLUMNS_OF_B = 1024, ROWS_OF_A = 192 };
+enum { TERMS = 256, PANEL = 32, COLUMNS_OF_B = 1024, ROWS_OF_A = 96 };
 
 /* Rows of a are laid out so far apart: not a power of two, since those meet in one place of the cache. */
 enum { A_STRIDE = TERMS + 16 };
@@ -65,6 +65,34 @@ static void transpose(const float *x, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_
     }
     for (; i < rows; i++)
         for (ptrdiff_t j = 0; j < columns; j++) to[j * to_stride + i] = x[i * stride + j];
+}
+
+/* The entries of b for some terms and all of `columns`, as panels: place[panel][k][column], zeros behind the last column. */
+static void as_panels(const float *b, ptrdiff_t stride, int transposed, ptrdiff_t terms, ptrdiff_t columns, float *place) {
+    if (columns % PANEL)
+        memset(place + columns / PANEL * PANEL * terms, 0, (size_t)(PANEL * terms) * sizeof *place);
+    if (transposed) {
+        for (ptrdiff_t n = 0; n < columns; n += PANEL)
+            transpose(b + n * stride, stride, least(PANEL, columns - n), terms, place + n * terms, PANEL);
+        return;
+    }
+    /* A few terms of all panels after each other, as they lie in memory. */
+    for (ptrdiff_t first = 0; first < terms; first += 8)
+        for (ptrdiff_t n = 0; n < columns; n += PANEL)
+            for (ptrdiff_t k = first; k < least(first + 8, terms); k++) {
+                const float *from = b + k * stride + n;
+                float *to = place + n * terms + k * PANEL;
+                if (columns - n >= PANEL)
+                    memcpy(to, from, PANEL * sizeof *to); /* a size that the compiler knows */
+                else
+                    memcpy(to, from, (size_t)(columns - n) * sizeof *to);
+            }
+}
+
+static void pack(const float *b, int transposed, ptrdiff_t terms, ptrdiff_t columns, float *packed) {
+    for (ptrdiff_t k = 0; k < terms; k += TERMS)
+        as_panels(transposed ? b + k : b + k * columns, transposed ? terms : columns, transposed,
+                        least(TERMS, terms - k), columns, packed + k * up(columns, PANEL));
 }
 
 /* --- the inner loops for each width of the registers ------------------------------------------------------------------ */
@@ -131,8 +159,6 @@ int products_gain(void) { return 1; }
 
 /* --- what may be asked for -------------------------------------------------------------------------------------------- */
 
-enum { WIDEST_PANEL = 32 };
-
 /* Whether they are sizes of matrices: not 0, and such that no product of two overflows. */
 static int are_sizes(const Argument *a, int first, int last) {
     for (int k = first; k <= last; k++)
@@ -146,7 +172,7 @@ static int are_sizes(const Argument *a, int first, int last) {
 static int product_fits(const Argument *a, int packed) {
     if (!are_sizes(a, 4, 6)) return 0;
     Py_ssize_t rows = a[4].size, terms = a[5].size, columns = a[6].size;
-    return sized(a, 0, 0, rows * terms) && sized(a, 1, 1, terms * (packed ? up(columns, WIDEST_PANEL) : columns)) &&
+    return sized(a, 0, 0, rows * terms) && sized(a, 1, 1, terms * (packed ? up(columns, PANEL) : columns)) &&
            (!a[2].size || sized(a, 2, 2, columns)) && sized(a, 3, 3, rows * columns);
 }
 
@@ -161,7 +187,7 @@ FUNCTION(product, "rrrwnnnnn", product_fits(a, 0), CALL(product, FACTORS(SIZE(7)
 FUNCTION(product_with_packed, "rrrwnnn", product_fits(a, 1), CALL(product, FACTORS(0, 0, 1), FLOATS(3)))
 /* b, packed, terms, columns, whether b is transposed */
 FUNCTION(pack, "rwnnn",
-         are_sizes(a, 2, 3) && sized(a, 0, 0, SIZE(2) * SIZE(3)) && sized(a, 1, 1, SIZE(2) * up(SIZE(3), WIDEST_PANEL)),
-         CALL(pack, FLOATS(0), SIZE(4) != 0, SIZE(2), SIZE(3), FLOATS(1)))
+         are_sizes(a, 2, 3) && sized(a, 0, 0, SIZE(2) * SIZE(3)) && sized(a, 1, 1, SIZE(2) * up(SIZE(3), PANEL)),
+         pack(FLOATS(0), SIZE(4) != 0, SIZE(2), SIZE(3), FLOATS(1)))
 
 PyMethodDef product_functions[] = {ENTRY(product), ENTRY(product_with_packed), ENTRY(pack), {NULL, NULL, 0, NULL}};

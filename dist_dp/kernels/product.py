@@ -30,8 +30,8 @@ def _as_it_lies(x: Array) -> tuple[Any, bool]:
     return (x.T, True) if x.flags.f_contiguous else (None, False)
 
 
-def dot(x: Array, y: Array, bias: Array | None = None, out: Array | None = None) -> Array:
-    """x y + bias of matrices, as `np.dot`.
+def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> Any:
+    """x y + bias of matrices, as `np.dot`; of tensors too, without bias and out.
 
     Args:
         x, y: (n, k) and (k, m).
@@ -42,6 +42,8 @@ def dot(x: Array, y: Array, bias: Array | None = None, out: Array | None = None)
     array([[1.5, 2. ],
            [3.5, 4. ]])
     """
+    if type(x) is not np.ndarray or type(y) is not np.ndarray:
+        return np.dot(x, y)
     rows, columns = x.shape[0], y.shape[1]
     if columns >= _COLUMNS and rows >= ROWS and x.dtype == _FLOAT32 and gains(y):
         x_lies, x_transposed = _as_it_lies(x)
@@ -62,7 +64,7 @@ def dot(x: Array, y: Array, bias: Array | None = None, out: Array | None = None)
                 y_transposed,
             )
             return out
-    out = np.dot(x, y, out)
+    out = x.dot(y, out)  # type: ignore[arg-type]
     if bias is not None:
         np.add(out, bias, out)
     return out

@@ -8,7 +8,6 @@
 #define NAME(name) WITH_WIDTH(name, WIDTH)
 #define vector NAME(vector)
 #define unaligned NAME(unaligned)
-#define PANEL (2 * WIDTH)
 
 typedef float vector __attribute__((vector_size(4 * WIDTH)));
 typedef float unaligned __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
@@ -23,7 +22,7 @@ TARGET INLINE void NAME(tile)(const int rows, ptrdiff_t terms, const float *a, c
         __builtin_prefetch(out + r * stride, 1);
         __builtin_prefetch(out + r * stride + WIDTH, 1);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (ptrdiff_t k = 0; k < terms; k++, a++, panel += PANEL) {
         vector left = *(const unaligned *)panel, right = *(const unaligned *)(panel + WIDTH);
 #pragma GCC unroll 12
@@ -83,56 +82,26 @@ TARGET static int NAME(rows_of)(ptrdiff_t left, ptrdiff_t terms, const float *a,
     return 0;
 }
 
-/* The entries of b for some terms and all of `columns`, as panels: place[panel][k][column], zeros behind the last column. */
-TARGET static void NAME(as_panels)(const float *b, ptrdiff_t stride, int transposed, ptrdiff_t terms, ptrdiff_t columns,
-                                   float *place) {
-    if (columns % PANEL)
-        memset(place + columns / PANEL * PANEL * terms, 0, (size_t)(PANEL * terms) * sizeof *place);
-    if (transposed) {
-        for (ptrdiff_t n = 0; n < columns; n += PANEL)
-            transpose(b + n * stride, stride, least(PANEL, columns - n), terms, place + n * terms, PANEL);
-        return;
-    }
-    /* A few terms of all panels after each other, as they lie in memory. */
-    for (ptrdiff_t first = 0; first < terms; first += 8)
-        for (ptrdiff_t n = 0; n < columns; n += PANEL)
-            for (ptrdiff_t k = first; k < least(first + 8, terms); k++) {
-                const float *from = b + k * stride + n;
-                float *to = place + n * terms + k * PANEL;
-                if (columns - n >= PANEL)
-                    memcpy(to, from, PANEL * sizeof *to); /* a size that the compiler knows */
-                else
-                    memcpy(to, from, (size_t)(columns - n) * sizeof *to);
-            }
-}
-
-TARGET static void NAME(pack)(const float *b, int transposed, ptrdiff_t terms, ptrdiff_t columns, float *packed) {
-    for (ptrdiff_t k = 0; k < terms; k += TERMS)
-        NAME(as_panels)(transposed ? b + k : b + k * columns, transposed ? terms : columns, transposed,
-                        least(TERMS, terms - k), columns, packed + k * up(columns, PANEL));
-}
-
 /* Rows of a, laid out, times panels. */
 TARGET static void NAME(multiply_block)(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t terms, const float *a,
                                         const float *panels, float *out, ptrdiff_t stride, int add, const float *bias) {
-    float edge[ROWS * PANEL] __attribute__((aligned(64)));
-    for (ptrdiff_t n = 0; n < columns; n += PANEL) {
-        ptrdiff_t wide = least(PANEL, columns - n);
-        for (ptrdiff_t m = 0, some; m < rows; m += some) {
-            const float *from = a + m * A_STRIDE, *panel = panels + n * terms;
+    float edge[ROWS * 2 * WIDTH] __attribute__((aligned(64)));
+    for (ptrdiff_t m = 0, some; m < rows; m += some)
+        for (ptrdiff_t n = 0; n < columns; n += 2 * WIDTH) {
+            const float *from = a + m * A_STRIDE, *panel = panels + n / PANEL * PANEL * terms + n % PANEL;
             float *to = out + m * stride + n;
-            if (wide == PANEL) {
+            ptrdiff_t wide = least(2 * WIDTH, columns - n);
+            if (wide == 2 * WIDTH) {
                 some = NAME(rows_of)(rows - m, terms, from, panel, to, stride, add, bias ? bias + n : NULL);
                 continue;
             }
-            some = NAME(rows_of)(rows - m, terms, from, panel, edge, PANEL, 0, NULL);
+            some = NAME(rows_of)(rows - m, terms, from, panel, edge, 2 * WIDTH, 0, NULL);
             for (ptrdiff_t r = 0; r < some; r++)
                 for (ptrdiff_t c = 0; c < wide; c++) {
-                    float sum = add ? to[r * stride + c] + edge[r * PANEL + c] : edge[r * PANEL + c];
+                    float sum = add ? to[r * stride + c] + edge[r * 2 * WIDTH + c] : edge[r * 2 * WIDTH + c];
                     to[r * stride + c] = bias ? sum + bias[n + c] : sum;
                 }
         }
-    }
 }
 
 TARGET static void NAME(product)(const Factors *f, float *out) {
@@ -145,9 +114,9 @@ TARGET static void NAME(product)(const Factors *f, float *out) {
             if (f->packed)
                 panels = f->b + k * up(f->columns, PANEL) + n * terms;
             else if (f->b_transposed)
-                NAME(as_panels)(f->b + n * f->terms + k, f->terms, 1, terms, columns, in_panels);
+                as_panels(f->b + n * f->terms + k, f->terms, 1, terms, columns, in_panels);
             else
-                NAME(as_panels)(f->b + k * f->columns + n, f->columns, 0, terms, columns, in_panels);
+                as_panels(f->b + k * f->columns + n, f->columns, 0, terms, columns, in_panels);
             for (ptrdiff_t m = 0; m < f->rows; m += ROWS_OF_A) {
                 ptrdiff_t rows = least(ROWS_OF_A, f->rows - m);
                 if (f->a_transposed)
@@ -160,7 +129,6 @@ TARGET static void NAME(product)(const Factors *f, float *out) {
         }
 }
 
-#undef PANEL
 #undef vector
 #undef unaligned
 #undef NAME

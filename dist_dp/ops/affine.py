@@ -25,7 +25,7 @@ def _rows(x: Any) -> Any:
     return x if x.ndim == 2 else x[None] if x.ndim == 1 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _times(x: Any, w: Any) -> Any:
+def times(x: Any, w: Any) -> Any:
     """The rows of x against the matrix w: one GEMM, whatever the leading axes."""
     return np.dot(x, w) if x.ndim < 2 else dot(_rows(x), w).reshape((*x.shape[:-1], w.shape[1]))
 
@@ -67,7 +67,7 @@ def _with_shape(x: TensorLike, name: str) -> Any:
     return x if isinstance(x, Tensor) else as_array(x, name)
 
 
-_x = lambda g, weight: _times(g, weight)  # noqa: E731
+_x = lambda g, weight: times(g, weight)  # noqa: E731
 _weight = lambda g, x: row_product(_rows(g), _rows(x))  # noqa: E731
 
 _linear = Op(
@@ -75,7 +75,7 @@ _linear = Op(
     rows_times,
     "x weight bias",
     vjp=(_x, _weight, lambda g: g),
-    jvp=(lambda t, weight: _times(t, weight.T), lambda t, x: _times(x, t.T), lambda t: t),
+    jvp=(lambda t, weight: times(t, weight.T), lambda t, x: times(x, t.T), lambda t: t),
     batch=_batch,
 )
 _linear_without_bias = Op(
@@ -83,7 +83,7 @@ _linear_without_bias = Op(
     rows_times,
     "x weight",
     vjp=(_x, _weight),
-    jvp=(lambda t, weight: _times(t, weight.T), lambda t, x: _times(x, t.T)),
+    jvp=(lambda t, weight: times(t, weight.T), lambda t, x: times(x, t.T)),
     batch=_batch,
 )
 
