@@ -52,10 +52,19 @@ def _faults(settings: Settings) -> Iterator[tuple[object, ...]]:
         found: dict[str, list[tuple[float, ...]]] = {"kept": [], "system": []}
         for _ in range(1 if settings.tiny else 3):
             for name, numbers in found.items():
-                numbers.append(tuple(map(float, _said("faults", "dist_dp", key, DIST_DP_MALLOC=name).split())))
+                numbers.append(
+                    tuple(map(float, _said("faults", "dist_dp", key, DIST_DP_MALLOC=name).split()))
+                )
         kept, system = ([statistics.median(each) for each in zip(*n, strict=True)] for n in found.values())
         ratio = Pair.of([t for _, t in found["kept"]], [t for _, t in found["system"]])
-        yield KINDS[key].title(), f"{kept[0]:.0f}", f"{kept[1]:.1f}", f"{system[0]:.0f}", f"{system[1]:.1f}", ratio
+        yield (
+            KINDS[key].title(),
+            f"{kept[0]:.0f}",
+            f"{kept[1]:.1f}",
+            f"{system[0]:.0f}",
+            f"{system[1]:.1f}",
+            ratio,
+        )
 
 
 def startup(settings: Settings) -> Iterator[str]:
@@ -88,7 +97,7 @@ def _starts(imports: dict[str, list[float]], firsts: dict[str, list[float]]) -> 
 
 
 def _said(*words: str, **settings: str) -> str:
-    """What a process of `one_side` prints with these environment variables; it keeps compiled files, as an installed package does."""
+    """What a process of `one_side` prints; it keeps compiled files, as an installed package does."""
     command: Sequence[str] = [sys.executable, "-m", f"{__package__}.one_side", *words]
     environment = {k: v for k, v in program_environment().items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, env=environment | settings, stdout=subprocess.PIPE, text=True, check=True)

@@ -45,7 +45,8 @@ class RowProduct(Compact):
     def dense(self, place: Array | None = None) -> Array:
         """In `place`, a contiguous array that is overwritten, if it has the dtype of the product."""
         fits = place is not None and self.left.dtype == self.right.dtype == place.dtype
-        return dot(self.left.T, self.right, out=place if fits else None)
+        product: Array = dot(self.left.T, self.right, out=place if fits else None)
+        return product
 
 
 class Part(Compact):

@@ -1,7 +1,7 @@
 """Products of two matrices: by the compiled kernel where it is ahead of the BLAS library, by that elsewhere.
 
-The kernel (`product.c`) takes float32 matrices that lie in memory row by row or column by column. Its entries do not
-depend on the other rows and columns, nor on the processor.
+The kernel (`product.c`) takes float32 matrices that lie in memory row by row or column by column, and works on one
+thread. Its entries do not depend on the other rows and columns, nor on the processor.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dist_dp import kernels
+from runtime.fingerprint import blas_threads
 
 from ..tape import Array
 
@@ -64,16 +65,16 @@ def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> 
                 y_transposed,
             )
             return out
-    out = x.dot(y, out)  # type: ignore[arg-type]
+    out = x.dot(y, out)
     if bias is not None:
         np.add(out, bias, out)
     return out
 
 
 def gains(y: Array) -> bool:
-    """Whether the kernel may be used for products with `y`."""
+    """Whether the kernel may be used for products with `y`: not where BLAS has several threads, which it has not."""
     compiled = kernels.compiled
-    return compiled is not None and y.dtype == _FLOAT32 and bool(compiled.products_gain)
+    return compiled is not None and y.dtype == _FLOAT32 and compiled.products_gain and blas_threads() == 1
 
 
 class Packed:

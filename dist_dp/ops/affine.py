@@ -35,7 +35,8 @@ def rows_times(x: Any, weight: Any, bias: Any = None) -> Any:
 
     OpenBLAS copies a transposed factor before it multiplies, which for few rows takes several times as long as the
     product: up to so many it is faster to transpose them and the result (measured for weights from 10 x 128 to
-    2048 x 512; up to fewer where the compiled kernel takes more). Where the product has few elements, nothing is copied.
+    2048 x 512), or up to as many as the compiled kernel does not take. Where the product has few elements, nothing is
+    copied.
     """
     rows = x if x.ndim == 2 else _rows(x)
     few = ROWS - 1 if gains(weight) else _FEW

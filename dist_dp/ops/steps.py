@@ -61,7 +61,7 @@ class Plan:
 def projected(x: Array, weight: Array, bias: Any) -> Array:
     """x weight^T + bias for all steps at once: (steps, rows, gates)."""
     steps, rows, features = x.shape
-    out = dot(x.reshape(steps * rows, features), weight.T, None if isinstance(bias, float) else bias)
+    out: Array = dot(x.reshape(steps * rows, features), weight.T, None if isinstance(bias, float) else bias)
     return out.reshape(steps, rows, len(weight))
 
 

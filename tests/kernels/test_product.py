@@ -1,7 +1,10 @@
-"""Products of matrices by the compiled kernel: near those of float64, and each entry from its own row and column alone."""
+"""Products of matrices by the compiled kernel: right, and each entry from its own row and column alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_dp import kernels
+from dist_dp import grad, kernels
 from dist_dp.kernels.product import Packed, dot
-from dist_dp import grad
+from runtime.fingerprint import pin_blas_threads
 
 needed = pytest.mark.skipif(
     kernels.compiled is None or not kernels.compiled.products_gain,
@@ -86,9 +89,7 @@ def test_special_values_stay_in_their_rows_and_columns() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(
-    st.integers(0, 40), st.integers(0, 300), st.integers(0, 70), st.integers(0, 3), st.integers(0, 99)
-)
+@given(st.integers(0, 40), st.integers(0, 300), st.integers(0, 70), st.integers(0, 3), st.integers(0, 99))
 def test_dot_is_numpys_however_the_matrices_lie(
     dtype: Any, m: int, k: int, n: int, how: int, seed: int
 ) -> None:
@@ -101,6 +102,30 @@ def test_dot_is_numpys_however_the_matrices_lie(
     assert out is place and out.dtype == dtype
     np.testing.assert_allclose(out, x @ y + bias, rtol=0, atol=2e-4)
     np.testing.assert_allclose(Packed(y).dot(np.ascontiguousarray(x), place), x @ y, rtol=0, atol=2e-4)
+
+
+@needed
+def test_blas_multiplies_where_it_has_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        kernels, "compiled", SimpleNamespace(products_gain=1, product=lambda *a: calls.append(a))
+    )
+    x, y = matrix(0, 128, 64), matrix(1, 64, 128)
+    with closing_pin(2):
+        np.testing.assert_array_equal(dot(x, y), x @ y)
+    assert not calls
+    with closing_pin(1):
+        dot(x, y)
+    assert len(calls) == 1
+
+
+@contextmanager
+def closing_pin(threads: int) -> Iterator[None]:
+    pinned = pin_blas_threads(threads)
+    try:
+        yield
+    finally:
+        pinned.restore_original_limits()
 
 
 def test_a_large_product_has_gradients_of_both_orders() -> None:
