@@ -105,8 +105,6 @@ TARGET static void NAME(multiply_block)(ptrdiff_t rows, ptrdiff_t columns, ptrdi
 }
 
 TARGET static void NAME(product)(const Factors *f, float *out) {
-    static _Thread_local float laid_out[ROWS_OF_A * A_STRIDE] __attribute__((aligned(64)));
-    static _Thread_local float in_panels[TERMS * COLUMNS_OF_B] __attribute__((aligned(64)));
     for (ptrdiff_t n = 0; n < f->columns; n += COLUMNS_OF_B)
         for (ptrdiff_t k = 0; k < f->terms; k += TERMS) {
             ptrdiff_t columns = least(COLUMNS_OF_B, f->columns - n), terms = least(TERMS, f->terms - k);
