@@ -56,7 +56,7 @@ def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> 
             kernels.compiled.product(
                 x_lies,
                 y_lies,
-                _NOTHING if bias is None else bias,
+                _NOTHING if bias is None else np.ascontiguousarray(bias, np.float32),
                 out,
                 rows,
                 x.shape[1],
