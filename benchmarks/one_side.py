@@ -1,11 +1,13 @@
-"""A process that holds one library alone, and prints one number: `python -m benchmarks.one_side WHAT SIDE [MODEL]`.
+"""A process that holds one library alone, and prints numbers: `python -m benchmarks.one_side WHAT SIDE [MODEL]`.
 
 `import NAME`: seconds that importing it takes. `first SIDE`: the loss after a first step. `memory SIDE MODEL`: MiB
-by which training steps raise the peak of resident memory.
+by which training steps raise the peak of resident memory. `faults SIDE MODEL`: page faults of a step, and the
+processor's milliseconds for one.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from importlib import import_module
@@ -55,6 +57,24 @@ def risen_memory(side: str, key: str) -> float:
     return (resident("VmHWM") - before) / 1024
 
 
+def faults(side: str, key: str) -> str:
+    import resource
+
+    from . import dense
+
+    library, kind = getattr(dense, side)(), dense.KINDS[key]
+    training = kind.training(library, kind.model(library))
+    for _ in range(STEPS):
+        training.step()
+    found, times = [], []
+    for _ in range(STEPS):
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
+        training.step()
+        times.append((time.process_time() - start) * 1e3)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return f"{statistics.median(found)} {statistics.median(times)}"
+
+
 def resident(field: str) -> int:
     """A line of the process's own status, in KiB."""
     status = Path("/proc/self/status").read_text()
@@ -63,4 +83,5 @@ def resident(field: str) -> int:
 
 if __name__ == "__main__":
     what, *words = sys.argv[1:]
-    print({"import": seconds_of_import, "first": first_step, "memory": risen_memory}[what](*words))
+    functions = {"import": seconds_of_import, "first": first_step, "memory": risen_memory, "faults": faults}
+    print(functions[what](*words))

@@ -28,6 +28,10 @@ def memory(settings: Settings) -> Iterator[str]:
         yield "Left out: only Linux tells the peak of a part of a process's life."
         return
     yield from table(("model", "dist_dp MiB", "torch MiB", "dist_dp / torch", "goal"), _peaks(settings))
+    yield "\nArrays are made anew in every step, from memory that the process keeps (runtime/allocator.py). *From the"
+    yield "system* is with `DIST_DP_MALLOC=system`: each page of a large array then costs a fault.\n"
+    head = ("model", "kept: faults a step", "ms", "from the system: faults a step", "ms", "system / kept")
+    yield from table(head, _faults(settings))
 
 
 def _peaks(settings: Settings) -> Iterator[tuple[object, ...]]:
@@ -40,6 +44,26 @@ def _peaks(settings: Settings) -> Iterator[tuple[object, ...]]:
         yield (
             *(KINDS[key].title(), f"{ours:.1f}", f"{theirs:.1f}", f"{over:.2f}"),
             reached(over, MEMORY, most=True),
+        )
+
+
+def _faults(settings: Settings) -> Iterator[tuple[object, ...]]:
+    for key in list(KINDS)[: 2 if settings.tiny else None]:
+        found: dict[str, list[tuple[float, ...]]] = {"kept": [], "system": []}
+        for _ in range(1 if settings.tiny else 3):
+            for name, numbers in found.items():
+                numbers.append(
+                    tuple(map(float, _said("faults", "dist_dp", key, DIST_DP_MALLOC=name).split()))
+                )
+        kept, system = ([statistics.median(each) for each in zip(*n, strict=True)] for n in found.values())
+        ratio = Pair.of([t for _, t in found["kept"]], [t for _, t in found["system"]])
+        yield (
+            KINDS[key].title(),
+            f"{kept[0]:.0f}",
+            f"{kept[1]:.1f}",
+            f"{system[0]:.0f}",
+            f"{system[1]:.1f}",
+            ratio,
         )
 
 
@@ -72,9 +96,9 @@ def _starts(imports: dict[str, list[float]], firsts: dict[str, list[float]]) -> 
         yield name, f"{statistics.median(found):.3f}", first
 
 
-def _said(*words: str) -> str:
+def _said(*words: str, **settings: str) -> str:
     """What a process of `one_side` prints; it keeps compiled files, as an installed package does."""
     command: Sequence[str] = [sys.executable, "-m", f"{__package__}.one_side", *words]
     environment = {k: v for k, v in program_environment().items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment | settings, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .kernels.product import dot
 from .tape import Array
 
 FEW_ROWS = 16  # are always worth a share in a common product
@@ -44,7 +45,7 @@ class RowProduct(Compact):
     def dense(self, place: Array | None = None) -> Array:
         """In `place`, a contiguous array that is overwritten, if it has the dtype of the product."""
         fits = place is not None and self.left.dtype == self.right.dtype == place.dtype
-        product: Array = np.dot(self.left.T, self.right, out=place if fits else None)
+        product: Array = dot(self.left.T, self.right, out=place if fits else None)
         return product
 
 
@@ -76,7 +77,7 @@ def row_product(left: Any, right: Any) -> Any:
         rows, i, j = len(left), left.shape[1], right.shape[1]
         if rows <= FEW_ROWS or rows * (i + j) <= i * j:
             return RowProduct(left, right)
-    return np.dot(left.T, right)
+    return dot(left.T, right)
 
 
 def total(gradients: Sequence[Compact], place: Array | None = None) -> Array:

@@ -7,6 +7,7 @@ elementwise functions with the instruction sets NumPy uses and with the C librar
 version of Python (3.12).
 """
 
+import functools
 import os
 import platform
 import sys
@@ -94,7 +95,19 @@ def differences(a: Mapping[str, str | int], b: Mapping[str, str | int]) -> list[
     ]
 
 
-def pin_blas_threads(n: int = 1) -> threadpool_limits:
+class PinnedThreads:
+    """BLAS with a number of threads, until `restore_original_limits`."""
+
+    def __init__(self, limiter: threadpool_limits) -> None:
+        self._limiter = limiter
+        blas_threads.cache_clear()
+
+    def restore_original_limits(self) -> None:
+        self._limiter.restore_original_limits()
+        blas_threads.cache_clear()
+
+
+def pin_blas_threads(n: int = 1) -> PinnedThreads:
     """Let every BLAS that is loaded in this process use ``n`` threads from now on, and verify that.
 
     Returns the limiter; ``restore_original_limits()`` on it undoes the change. A BLAS that is loaded later,
@@ -113,7 +126,7 @@ def pin_blas_threads(n: int = 1) -> threadpool_limits:
         raise TypeError(f"n must be an int, got {n!r:.80} ({type(n).__name__})")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    limiter = threadpool_limits(limits=n, user_api="blas")
+    limiter = PinnedThreads(threadpool_limits(limits=n, user_api="blas"))
     unmoved = [library for library in _blas_libraries() if library["num_threads"] != n]
     if unmoved:
         limiter.restore_original_limits()
@@ -123,6 +136,19 @@ def pin_blas_threads(n: int = 1) -> threadpool_limits:
             f"MKL_NUM_THREADS={n} and OMP_NUM_THREADS={n} before Python starts"
         )
     return limiter
+
+
+@functools.cache
+def blas_threads() -> int:
+    """How many threads NumPy's BLAS uses, 0 if it does not tell; remembered until they are pinned or restored.
+
+    >>> pinned = pin_blas_threads(1)
+    >>> blas_threads() in (0, 1)
+    True
+    >>> pinned.restore_original_limits()
+    """
+    threads: int = _numpy_blas().get("num_threads", 0)
+    return threads
 
 
 def _blas_libraries() -> list[dict[str, Any]]:

@@ -10,7 +10,11 @@ extern PyMethodDef elementwise_functions[];
 extern PyMethodDef images_functions[];
 extern PyMethodDef indices_functions[];
 extern PyMethodDef normalise_functions[];
+extern PyMethodDef product_functions[];
 extern PyMethodDef recurrent_functions[];
 extern PyMethodDef rows_functions[];
+
+/* Whether the processor has what `product.c` needs. */
+int products_gain(void);
 
 #endif

@@ -77,20 +77,20 @@ KERNEL static void gru_step(const float *product, const float *bias, float *v, c
     }
 }
 
-/* d in columns r, z, r * candidate, candidate; dh becomes the part of the gradient of h that goes past the gates. */
+/* Of the products of x and of the state; dh becomes the part of the gradient of h that goes past the gates. */
 KERNEL static void gru_step_gradient(const float *g, const float *v, const float *h, const float *recalled, float *dh,
-                                     float *d, ptrdiff_t rows, ptrdiff_t n) {
+                                     float *of_x, float *of_state, ptrdiff_t rows, ptrdiff_t n) {
     EACH_ROW {
         EACH_UNIT {
             float r = v[j], z = v[n + j], candidate = v[2 * n + j], of_h = dh[j] + g[j];
             float of_candidate = slope_of_tanh(candidate) * of_h * (1.0f - z);
-            d[j] = of_candidate * recalled[j] * slope_of_sigmoid(r);
-            d[n + j] = (h[j] - candidate) * of_h * slope_of_sigmoid(z);
-            d[2 * n + j] = of_candidate * r;
-            d[3 * n + j] = of_candidate;
+            of_x[j] = of_state[j] = of_candidate * recalled[j] * slope_of_sigmoid(r);
+            of_x[n + j] = of_state[n + j] = (h[j] - candidate) * of_h * slope_of_sigmoid(z);
+            of_x[2 * n + j] = of_candidate;
+            of_state[2 * n + j] = of_candidate * r;
             dh[j] = of_h * z;
         }
-        g += n, v += 3 * n, h += n, recalled += n, dh += n, d += 4 * n;
+        g += n, v += 3 * n, h += n, recalled += n, dh += n, of_x += 3 * n, of_state += 3 * n;
     }
 }
 
@@ -173,10 +173,10 @@ FUNCTION(gru_step, "rrwrwwn",
          in_rows(SIZE(3), SIZE(6)) && sized(a, 0, 0, 3 * SIZE(3)) && sized(a, 1, 1, SIZE(6)) &&
              sized(a, 2, 2, 3 * SIZE(3)) && sized(a, 4, 5, SIZE(3)),
          gru_step(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5), ROWS(3, 6), SIZE(6)))
-/* g, gates, h, recalled, dh, d, hidden */
-FUNCTION(gru_step_gradient, "rrrrwwn",
-         in_rows(SIZE(0), SIZE(6)) && sized(a, 1, 1, 3 * SIZE(0)) && sized(a, 2, 4, SIZE(0)) && sized(a, 5, 5, 4 * SIZE(0)),
-         gru_step_gradient(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5), ROWS(0, 6), SIZE(6)))
+/* g, gates, h, recalled, dh, of_x, of_state, hidden */
+FUNCTION(gru_step_gradient, "rrrrwwwn",
+         in_rows(SIZE(0), SIZE(7)) && sized(a, 1, 1, 3 * SIZE(0)) && sized(a, 2, 4, SIZE(0)) && sized(a, 5, 6, 3 * SIZE(0)),
+         gru_step_gradient(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), FLOATS(4), FLOATS(5), FLOATS(6), ROWS(0, 7), SIZE(7)))
 /* gates, c_left or nothing, c_right or nothing, c, squashed, h, hidden */
 FUNCTION(tree_step, "wrrwwwn",
          in_rows(SIZE(3), SIZE(6)) && sized(a, 0, 0, 5 * SIZE(3)) && absent_or_sized(a, 1, SIZE(3)) &&

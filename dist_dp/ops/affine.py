@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..compact import row_product
+from ..kernels.product import ROWS, dot, gains
 from ..tape import RECORD, Node, mode
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply, as_array
@@ -24,30 +25,31 @@ def _rows(x: Any) -> Any:
     return x if x.ndim == 2 else x[None] if x.ndim == 1 else x.reshape((math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _times(x: Any, w: Any) -> Any:
+def times(x: Any, w: Any) -> Any:
     """The rows of x against the matrix w: one GEMM, whatever the leading axes."""
-    return np.dot(x, w) if x.ndim < 3 else np.dot(_rows(x), w).reshape((*x.shape[:-1], w.shape[1]))
+    return np.dot(x, w) if x.ndim < 2 else dot(_rows(x), w).reshape((*x.shape[:-1], w.shape[1]))
 
 
-def rows_times(x: Any, weight: Any) -> Any:
-    """The rows of x (..., n) against those of `weight` (m, n): x weightᵀ, as one GEMM.
+def rows_times(x: Any, weight: Any, bias: Any = None) -> Any:
+    """The rows of x (..., n) against those of `weight` (m, n): x weightᵀ + bias, as one GEMM.
 
     OpenBLAS copies a transposed factor before it multiplies, which for few rows takes several times as long as the
     product: up to so many it is faster to transpose them and the result (measured for weights from 10 x 128 to
-    2048 x 512). Where the product has few elements, nothing is copied.
+    2048 x 512), or up to as many as the compiled kernel does not take. Where the product has few elements, nothing is
+    copied.
     """
-    if x.ndim == 2 and 1 < len(x) <= _FEW and len(x) * len(weight) > _SMALL:
-        return np.ascontiguousarray(np.dot(weight, np.ascontiguousarray(x.T)).T)
-    return _times(x, weight.T)
+    rows = x if x.ndim == 2 else _rows(x)
+    few = ROWS - 1 if gains(weight) else _FEW
+    if 1 < len(rows) <= few and len(rows) * len(weight) > _SMALL:
+        out = np.ascontiguousarray(np.dot(weight, np.ascontiguousarray(rows.T)).T)
+        if bias is not None:
+            np.add(out, bias, out)
+    else:
+        out = dot(rows, weight.T, bias)
+    return out if x.ndim == 2 else out.reshape((*x.shape[:-1], len(weight)))
 
 
 _FEW, _SMALL = 32, 1200
-
-
-def _forward(x: Any, weight: Any, bias: Any) -> Any:
-    out = rows_times(x, weight)
-    np.add(out, bias, out)
-    return out
 
 
 def _batch(op: Op, size: int, inputs: Sequence[Any], batched: Sequence[bool], params: tuple[Any, ...]) -> Any:
@@ -66,15 +68,15 @@ def _with_shape(x: TensorLike, name: str) -> Any:
     return x if isinstance(x, Tensor) else as_array(x, name)
 
 
-_x = lambda g, weight: _times(g, weight)  # noqa: E731
+_x = lambda g, weight: times(g, weight)  # noqa: E731
 _weight = lambda g, x: row_product(_rows(g), _rows(x))  # noqa: E731
 
 _linear = Op(
     "linear",
-    _forward,
+    rows_times,
     "x weight bias",
     vjp=(_x, _weight, lambda g: g),
-    jvp=(lambda t, weight: _times(t, weight.T), lambda t, x: _times(x, t.T), lambda t: t),
+    jvp=(lambda t, weight: times(t, weight.T), lambda t, x: times(x, t.T), lambda t: t),
     batch=_batch,
 )
 _linear_without_bias = Op(
@@ -82,7 +84,7 @@ _linear_without_bias = Op(
     rows_times,
     "x weight",
     vjp=(_x, _weight),
-    jvp=(lambda t, weight: _times(t, weight.T), lambda t, x: _times(x, t.T)),
+    jvp=(lambda t, weight: times(t, weight.T), lambda t, x: times(x, t.T)),
     batch=_batch,
 )
 
@@ -112,7 +114,7 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
         if isinstance(bias, Tensor) and a.shape[-1:] == w.shape[1:] and bias.shape == w.shape[:1]:
             b = bias.data
             if a.dtype is w.dtype is b.dtype:
-                out = _forward(a, w, b)
+                out = rows_times(a, w, b)
                 p, q, r = x.node, weight.node, bias.node
                 if mode.state != RECORD or p is q is r is None:
                     return Tensor._of(out, None)

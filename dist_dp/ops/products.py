@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..compact import row_product
+from ..kernels.product import dot
 from ..tape import RECORD, mode
 from ..tensor import Tensor
 from .axes import axis_index
@@ -69,7 +70,7 @@ def _columns(x: Any) -> Any:
 
 def _product(x: Any, y: Any) -> Any:
     if x.ndim > 2 and y.ndim == 2:  # one GEMM, where np.matmul runs one for each matrix of the stack
-        return np.dot(_rows(x), y).reshape((*x.shape[:-1], y.shape[1]))
+        return dot(_rows(x), y).reshape((*x.shape[:-1], y.shape[1]))
     return np.matmul(x, y)
 
 
@@ -79,7 +80,7 @@ def _stack_x(g: Any, y: Any, x_shape: tuple[int, ...]) -> Any:
     if y.ndim == 1:
         return g[..., None] * y
     if y.ndim == 2:
-        return np.dot(_rows(g), y.T).reshape(x_shape)
+        return dot(_rows(g), y.T).reshape(x_shape)
     if len(x_shape) == 2:
         return _columns(g) @ _columns(np.broadcast_to(y, (*g.shape[:-2], *y.shape[-2:]))).T
     return g @ np.swapaxes(y, -1, -2)
@@ -91,16 +92,16 @@ def _stack_y(g: Any, x: Any, y_shape: tuple[int, ...]) -> Any:
     if x.ndim == 1:
         return row_product(x[None], g[None]) if g.ndim == 1 else x[:, None] * g[..., None, :]
     if len(y_shape) == 2:
-        return np.dot(_rows(x).T, _rows(g))
+        return dot(_rows(x).T, _rows(g))
     return np.swapaxes(x, -1, -2) @ g
 
 
 _matmul = Op(
     "matmul",
-    np.ndarray.dot,
+    dot,
     "x y",
-    vjp=(lambda g, y: np.dot(g, y.T), lambda g, x: row_product(x, g)),
-    jvp=(lambda t, y: np.dot(t, y), lambda t, x: np.dot(x, t)),
+    vjp=(lambda g, y: dot(g, y.T), lambda g, x: row_product(x, g)),
+    jvp=(lambda t, y: dot(t, y), lambda t, x: dot(x, t)),
     batch=_batched_matmul,
 )
 _matmul_stack = Op(

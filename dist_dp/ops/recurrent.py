@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from ..kernels.product import Packed
 from ..tape import Array
 from ..tensor import Tensor
 from .activation import floating
@@ -60,12 +61,12 @@ def _lstm(
     else:
         bias = b_ih + b_hh
     gates = projected(plan.sorted(x, 1), w_ih, bias)
-    w = np.ascontiguousarray(w_hh.T)  # read once a step; BLAS is faster on it than on a view
+    w = Packed(w_hh.T)
     tanh_c = np.empty((len(x), n, hidden), x.dtype)
     product = np.empty((n, 4 * hidden), x.dtype)
     for k, t, m in plan:
         v, new, old, s = gates[t, :m], cs[k + 1, :m], cs[k, :m], tanh_c[t, :m]
-        np.matmul(hs[k, :m], w, out=product[:m])
+        w.dot(hs[k, :m], product[:m])
         if compiled:
             compiled.lstm_step(product[:m], v, old, new, s, hs[k + 1, :m], hidden)
         else:
@@ -104,6 +105,7 @@ def _lstm_gradient(
     _, e = _gate_vectors(hidden, x.dtype)
     d_gates = np.empty_like(gates) if plan.order is None else np.zeros_like(gates)
     spare, factor, other = np.empty_like(dh), np.empty_like(gates[0]), np.empty_like(gates[0])
+    w = Packed(w_hh)
     for k, t, m in reversed(list(plan)):
         v, d, s, a, dh_m, dc_m = gates[t, :m], d_gates[t, :m], tanh_c[t, :m], spare[:m], dh[:m], dc[:m]
         if compiled:
@@ -124,7 +126,7 @@ def _lstm_gradient(
             np.subtract(1, v, other[:m])
             np.multiply(factor[:m], other[:m], factor[:m])
             np.multiply(d, factor[:m], d)
-        np.matmul(d, w_hh, out=dh_m)
+        w.dot(d, dh_m)
     db = column_sums(flat(d_gates))
     return (
         input_gradient(plan, d_gates, w_ih, need[0]),
@@ -185,12 +187,12 @@ def _gru(
         b_both, b_new = half * (b_ih + b_hh), b_hh[two:]
         b_both[two:] -= b_new
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], b_both)
-    w = np.ascontiguousarray((w_hh * half[:, None]).T)
+    w = Packed((w_hh * half[:, None]).T)
     recalled = np.empty((len(x), n, hidden), x.dtype)  # what r multiplies
     product = np.empty((n, 3 * hidden), x.dtype)
     for k, t, m in plan:
         v, old, new, u, p = gates[t, :m], hs[k, :m], hs[k + 1, :m], recalled[t, :m], product[:m]
-        np.matmul(old, w, out=p)
+        w.dot(old, p)
         if compiled:
             compiled.gru_step(p, b_new, v, old, u, new, hidden)
         else:
@@ -225,51 +227,42 @@ def _gru_gradient(
 ) -> Sequence[Any]:
     plan, gates, hs, recalled = residuals
     g, dh = plan.sorted(gs[0], 1), plan.sorted(gs[1], 0).copy()
-    n, hidden = dh.shape
-    two, three = 2 * hidden, 3 * hidden
-    # Columns r, z, r * candidate, candidate: the first three belong to the state's product, all but the third to x's.
-    shape = (len(x), n, 4 * hidden)
-    d_gates = np.empty(shape, x.dtype) if plan.order is None else np.zeros(shape, x.dtype)
-    spare, factor = np.empty_like(dh), np.empty((n, two), x.dtype)
+    hidden = dh.shape[1]
+    two = 2 * hidden
+    # Of the products of x and of the state, which differ in the candidate: r stands outside of the latter.
+    of_x, of_state = (np.empty_like(gates) if plan.order is None else np.zeros_like(gates) for _ in range(2))
+    spare, factor, product = np.empty_like(dh), np.empty_like(gates[0, :, :two]), np.empty_like(dh)
+    w = Packed(w_hh)
     compiled = kernels.compiled if hidden and kernels.suits(g, dh) else None
     for k, t, m in reversed(list(plan)):
-        v, d, a, dh_m, old = gates[t, :m], d_gates[t, :m], spare[:m], dh[:m], hs[k, :m]
+        v, a, dh_m, old, dx, ds = gates[t, :m], spare[:m], dh[:m], hs[k, :m], of_x[t, :m], of_state[t, :m]
         if compiled:
-            compiled.gru_step_gradient(g[t, :m], v, old, recalled[t, :m], dh_m, d, hidden)
+            compiled.gru_step_gradient(g[t, :m], v, old, recalled[t, :m], dh_m, dx, ds, hidden)
         else:
             r, z, candidate, rz = v[:, :hidden], v[:, hidden:two], v[:, two:], v[:, :two]
             np.add(dh_m, g[t, :m], dh_m)
             np.multiply(candidate, candidate, a)
             np.subtract(1, a, a)
             np.multiply(a, dh_m, a)
-            np.subtract(1, z, d[:, three:])
-            np.multiply(d[:, three:], a, d[:, three:])
-            np.multiply(d[:, three:], r, d[:, two:three])
-            np.multiply(d[:, three:], recalled[t, :m], d[:, :hidden])
-            np.subtract(old, candidate, d[:, hidden:two])
-            np.multiply(d[:, hidden:two], dh_m, d[:, hidden:two])
+            np.subtract(1, z, dx[:, two:])
+            np.multiply(dx[:, two:], a, dx[:, two:])
+            np.multiply(dx[:, two:], r, ds[:, two:])
+            np.multiply(dx[:, two:], recalled[t, :m], dx[:, :hidden])
+            np.subtract(old, candidate, dx[:, hidden:two])
+            np.multiply(dx[:, hidden:two], dh_m, dx[:, hidden:two])
             np.subtract(1, rz, factor[:m])
             np.multiply(factor[:m], rz, factor[:m])
-            np.multiply(d[:, :two], factor[:m], d[:, :two])
+            np.multiply(dx[:, :two], factor[:m], dx[:, :two])
+            ds[:, :two] = dx[:, :two]
             np.multiply(dh_m, z, dh_m)
-        np.add(dh_m, d[:, :three] @ w_hh, dh_m)
-    of_state, of_gates, of_candidate = d_gates[..., :three], d_gates[..., :two], d_gates[..., three:]
-    x = plan.sorted(x, 1)
-    sums = column_sums(flat(d_gates))
-    dx = None
-    if need[0]:
-        dx = input_gradient(plan, of_gates, w_ih[:two], True) + input_gradient(
-            plan, of_candidate, w_ih[two:], True
-        )
+        np.add(dh_m, w.dot(ds, product[:m]), dh_m)
     return (
-        dx,
+        input_gradient(plan, of_x, w_ih, need[0]),
         None,
-        np.concatenate([product_over_steps(of_gates, x), product_over_steps(of_candidate, x)])
-        if need[2]
-        else None,
-        product_over_steps(of_state, plan.in_time(hs[:-1])) if need[3] else None,
-        np.concatenate([sums[:two], sums[three:]]) if need[4] else None,
-        sums[:three] if need[5] else None,
+        product_over_steps(of_x, plan.sorted(x, 1), need[2]),
+        product_over_steps(of_state, plan.in_time(hs[:-1]), need[3]),
+        column_sums(flat(of_x)) if need[4] else None,
+        column_sums(flat(of_state)) if need[5] else None,
         plan.unsorted(dh, 0),
     )
 
@@ -317,11 +310,11 @@ def _rnn(
 ) -> tuple[tuple[Array, Array], Any]:
     plan = Plan(x.shape, lengths, reverse)
     pre = projected(plan.sorted(x, 1), w_ih, b_ih + b_hh)
-    w = np.ascontiguousarray(w_hh.T)
+    w = Packed(w_hh.T)
     hs = state_memory(plan.sorted(h, 0), len(x))
     for k, t, m in plan:
         new = hs[k + 1, :m]
-        np.matmul(hs[k, :m], w, out=new)
+        w.dot(hs[k, :m], new)
         np.add(new, pre[t, :m], new)
         np.tanh(new, new) if nonlinearity == "tanh" else np.maximum(new, 0, out=new)
         hs[k + 1, m:] = hs[k, m:]
@@ -344,6 +337,7 @@ def _rnn_gradient(
     plan, hs = residuals
     g, dh = plan.sorted(gs[0], 1), plan.sorted(gs[1], 0).copy()
     d_pre = np.zeros((len(x), *dh.shape), x.dtype)
+    w = Packed(w_hh)
     for k, t, m in reversed(list(plan)):
         new, d, dh_m = hs[k + 1, :m], d_pre[t, :m], dh[:m]
         np.add(dh_m, g[t, :m], dh_m)
@@ -353,7 +347,7 @@ def _rnn_gradient(
             np.multiply(d, dh_m, d)
         else:
             np.multiply(dh_m, new > 0, d)
-        np.matmul(d, w_hh, out=dh_m)
+        w.dot(d, dh_m)
     db = column_sums(flat(d_pre))
     return (
         input_gradient(plan, d_pre, w_ih, need[0]),

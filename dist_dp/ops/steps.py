@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.product import dot
 from ..tape import Array
 from .comparison import where
 from .core import Op, apply
@@ -60,9 +61,7 @@ class Plan:
 def projected(x: Array, weight: Array, bias: Any) -> Array:
     """x weight^T + bias for all steps at once: (steps, rows, gates)."""
     steps, rows, features = x.shape
-    out: Array = np.dot(x.reshape(steps * rows, features), weight.T)
-    if not isinstance(bias, float):
-        np.add(out, bias, out)
+    out: Array = dot(x.reshape(steps * rows, features), weight.T, None if isinstance(bias, float) else bias)
     return out.reshape(steps, rows, len(weight))
 
 
@@ -72,11 +71,11 @@ def flat(x: Array) -> Array:
 
 def product_over_steps(d: Array, x: Array, needed: bool = True) -> Any:
     """The gradient of a weight: the sum over steps of d_t^T x_t, as one product."""
-    return np.dot(flat(d).T, flat(x)) if needed else None
+    return dot(flat(d).T, flat(x)) if needed else None
 
 
 def input_gradient(plan: Plan, d: Array, weight: Array, needed: bool) -> Any:
-    return plan.unsorted(np.dot(flat(d), weight).reshape(*d.shape[:2], -1), 1) if needed else None
+    return plan.unsorted(dot(flat(d), weight).reshape(*d.shape[:2], -1), 1) if needed else None
 
 
 def state_memory(h: Array, steps: int) -> Array:

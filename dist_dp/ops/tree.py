@@ -16,7 +16,7 @@ from .. import kernels
 from ..compact import row_product
 from ..tape import Array
 from ..tensor import Tensor
-from .affine import rows_times
+from .affine import rows_times, times
 from .core import Op, apply
 from .views import broadcast_to
 
@@ -93,7 +93,7 @@ def _joint(g: Any, need: Sequence[bool], xs: Any, sides: tuple[int, ...], residu
     for k, of in enumerate(of_c):
         h, _, weight = xs[3 * k + 1 : 3 * k + 4]
         at = 3 * k + 1
-        out.append(np.dot(d, weight) if need[at] else None)
+        out.append(times(d, weight) if need[at] else None)
         out.append(of if need[at + 1] else None)
         out.append(row_product(_matrix(d), _matrix(h)) if need[at + 2] else None)
     return out

@@ -35,6 +35,17 @@ def _gated_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     return [normal(rng, N), normal(rng, N), rng.random(N, np.float32), empty(N)], [3]
 
 
+def _product(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    x, y = normal(rng, 300, 17), normal(rng, 70, 300)
+    return [x, y, normal(rng, 70), empty(17, 70), 17, 300, 70, 1, 1], [3]
+
+
+def _product_with_packed(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    packed = empty(300, 96)
+    kernels.compiled.pack(normal(rng, 300, 70), packed, 300, 70, 0)
+    return [normal(rng, 17, 300), packed, normal(rng, 70), empty(17, 70), 17, 300, 70], [3]
+
+
 def _adam(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     p, g, m = (normal(rng, N) for _ in range(3))
     return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3], [0, 2, 3]
@@ -159,7 +170,10 @@ CALLS: dict[str, Call] = {
     "lstm_step": _step([1, 3, 4, 5], 4, 4, 1, 1, 1, 1),
     "lstm_step_gradient": _step([5, 6], 1, 1, 4, 1, 1, 1, 4),
     "gru_step": _step([2, 4, 5], 3, None, 3, 1, 1, 1),
-    "gru_step_gradient": _step([4, 5], 1, 3, 1, 1, 1, 4),
+    "gru_step_gradient": _step([4, 5, 6], 1, 3, 1, 1, 1, 3, 3),
+    "product": _product,
+    "product_with_packed": _product_with_packed,
+    "pack": lambda rng: ([normal(rng, 300, 70), np.zeros((300, 96), np.float32), 300, 70, 0], [1]),
     "tree_step": _step([0, 3, 4, 5], 5, 1, 1, 1, 1, 1),
     "tree_step_gradient": _step([6, 7, 8], 1, 1, 5, 1, 1, 1, 5, 1, 1),
     **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
