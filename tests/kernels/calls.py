@@ -27,12 +27,9 @@ def empty(*shape: int) -> Any:
     return np.zeros(shape, np.float32)
 
 
-def _gated(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, N), empty(N), empty(N)], [1, 2]
-
-
-def _gated_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, N), normal(rng, N), rng.random(N, np.float32), empty(N)], [3]
+def _elementwise(reads: int) -> Call:
+    """A function of `reads` arrays that writes one."""
+    return lambda rng: ([*(normal(rng, N) for _ in range(reads)), empty(N)], [reads])
 
 
 def _adam(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
@@ -162,10 +159,10 @@ CALLS: dict[str, Call] = {
     "gru_step_gradient": _step([4, 5], 1, 3, 1, 1, 1, 4),
     "tree_step": _step([0, 3, 4, 5], 5, 1, 1, 1, 1, 1),
     "tree_step_gradient": _step([6, 7, 8], 1, 1, 5, 1, 1, 1, 5, 1, 1),
-    **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
-    **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
-    "relu": lambda rng: ([normal(rng, N), empty(N)], [1]),
-    "relu_gradient": lambda rng: ([normal(rng, N), normal(rng, N), empty(N)], [2]),
+    **{f"{kind}_gated": _elementwise(1) for kind in ("normal", "cubic", "logistic")},
+    **{f"{kind}_gated_gradient": _elementwise(2) for kind in ("normal", "cubic", "logistic")},
+    "relu": _elementwise(1),
+    "relu_gradient": _elementwise(2),
     "normalise": _normalise,
     "normalise_gradient": _normalise_gradient,
     "batch_norm": _batch_norm,
