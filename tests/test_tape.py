@@ -245,6 +245,34 @@ def test_a_gradient_shares_no_memory_with_another() -> None:
     assert y.grad.data[0] == 1.0
 
 
+# One gradient for both inputs; and one of which a part goes to the second.
+shared = Op("test_shared", lambda x, y: x + y, "x y", joint=lambda g, need: (d := 2 * g, d))
+partly_shared = Op("test_partly", lambda x, y: x + y, "x y", joint=lambda g, need: (d := 2 * g, d[:1]))
+
+
+@pytest.mark.parametrize("op", [shared, partly_shared])
+def test_a_gradient_that_a_rule_shares_out_is_copied(op: Op) -> None:
+    x, y = leaf(1.0, 2.0), leaf(3.0)
+    inner = y * 1
+    (apply(op, (x, inner)) * x).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad.data, [2 + 4, 4 + 5])
+    y_gradient = [2 + 4] if op is shared else [2]
+    np.testing.assert_array_equal(y.grad.data, y_gradient)
+
+
+def test_a_gradient_that_nobody_else_has_is_not_copied() -> None:
+    made: list[Any] = []
+
+    def rule(g: Any) -> Any:
+        made.append(2 * g)
+        return made[-1]
+
+    op = Op("test_made", lambda x: 2 * x, vjp=(rule,))
+    x = leaf(1.0)
+    apply(op, (x,)).backward(np.ones(1))
+    assert x.grad.data is made[0]
+
+
 def test_an_unused_leaf_has_no_gradient() -> None:
     x, unused = leaf(1.0), leaf(1.0)
     (x * 1).backward()
@@ -495,6 +523,36 @@ def programs(draw: Any) -> tuple[list[Any], Callable[..., Tensor]]:
 def test_gradients_of_any_graph_agree_with_differences(program: tuple[list[Any], Any]) -> None:
     inputs, run = program
     dp.debug.gradcheck(run, *inputs, order=2)
+
+
+@settings(max_examples=60)
+@given(programs(), st.booleans())
+def test_a_gradient_may_be_overwritten_without_harm(program: tuple[list[Any], Any], watched: bool) -> None:
+    arrays, run = program
+    inputs = [Tensor(a.copy(), requires_grad=True) for a in arrays]
+    seen: list[Any] = []
+    out = run(*inputs)
+    if watched and out.node is not None:
+        for node in reach([out.node]):
+            node.hooks = [lambda g: seen.append((g.data, g.data.copy()))]
+    seed = np.ones(out.shape)
+    found = []
+    for _ in range(2):  # the first time what is left is overwritten, which the second must not notice
+        out.backward(seed, retain_graph=True)
+        gradients = [x.grad.data for x in inputs if x.grad is not None]
+        found.append([g.copy() for g in gradients])
+        for i, g in enumerate(gradients):
+            g[...] = np.nan
+            for other, before in zip(gradients[i + 1 :], found[-1][i + 1 :], strict=True):
+                np.testing.assert_array_equal(other, before)
+        for x, a in zip(inputs, arrays, strict=True):
+            x.grad = None
+            np.testing.assert_array_equal(x.data, a)
+        assert (seed == 1).all()
+        for array, before in seen:
+            np.testing.assert_array_equal(array, before)
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("kinds", ["aa", "ac", "ca", "aca", "cac"])
