@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Target = Node | Leaf
 _seq = attrgetter("seq")
 
+SMALL = 1024  # elements up to which it takes longer to ask whether an array is new than to make another
 MOST_COMPACT = 512  # compact gradients of one leaf that wait to be added: a bound on memory
 
 
@@ -192,9 +193,10 @@ def _sweep(
                         d = None
                     else:
                         d = d.dense()
+                        if parent not in grads:
+                            owned.add(parent)
                 if d is not None and d.shape != parent.shape:
                     d = unbroadcast(d, parent.shape)
-                new = inspect is None and is_new(d, g, op, gradients)
                 if inspect is not None:
                     inspect(node, i, g, d)
                 if parent.op is None and wanted is None:
@@ -203,7 +205,8 @@ def _sweep(
                     elif recorded or parent.hooks is not None:  # deposited once, when complete
                         grads[parent] = grads[parent] + d if parent in grads else d
                     else:
-                        parent.accumulate(d, new)
+                        first = parent.grad is None
+                        parent.accumulate(d, first and d.size > SMALL and is_new(d, g, op, gradients))
                     uses[parent] -= 1
                     if uses[parent] == 0:
                         if parent in compact:
@@ -215,11 +218,9 @@ def _sweep(
                 elif d is not None:
                     if parent not in grads:
                         grads[parent] = d  # by reference: most nodes are used once
-                        if new:
-                            owned.add(parent)
                     elif parent in owned:
                         np.add(grads[parent], d, grads[parent])
-                    elif new:
+                    elif d.size > SMALL and is_new(d, g, op, gradients):
                         grads[parent] = np.add(grads[parent], d, d)
                         owned.add(parent)
                     else:
@@ -246,6 +247,8 @@ def is_new(d: Any, g: Any, op: Op, gradients: Sequence[Any] | None) -> bool:
     rules that call functions of the user's: those are among the operations of several outputs.
     """
     if type(d) is not np.ndarray or d.base is not None or d is g or op.outputs > 1 or op.variadic:
+        return False
+    if mode.inspect is not None:  # was shown it
         return False
     return gradients is None or sum(o is d or getattr(o, "base", None) is d for o in gradients) < 2
 

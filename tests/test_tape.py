@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dist_dp as dp
+from dist_dp import backward as sweeps
 from dist_dp import nn, ops, optim
 from dist_dp.backward import backward, forward, reach
 from dist_dp.ops.core import Op, apply
@@ -251,7 +252,8 @@ partly_shared = Op("test_partly", lambda x, y: x + y, "x y", joint=lambda g, nee
 
 
 @pytest.mark.parametrize("op", [shared, partly_shared])
-def test_a_gradient_that_a_rule_shares_out_is_copied(op: Op) -> None:
+def test_a_gradient_that_a_rule_shares_out_is_copied(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "SMALL", -1)
     x, y = leaf(1.0, 2.0), leaf(3.0)
     inner = y * 1
     (apply(op, (x, inner)) * x).backward(np.ones(2))
@@ -260,7 +262,8 @@ def test_a_gradient_that_a_rule_shares_out_is_copied(op: Op) -> None:
     np.testing.assert_array_equal(y.grad.data, y_gradient)
 
 
-def test_a_gradient_that_nobody_else_has_is_not_copied() -> None:
+def test_a_gradient_that_nobody_else_has_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "SMALL", -1)
     made: list[Any] = []
 
     def rule(g: Any) -> Any:
@@ -528,7 +531,12 @@ def test_gradients_of_any_graph_agree_with_differences(program: tuple[list[Any],
 @settings(max_examples=60)
 @given(programs(), st.booleans())
 def test_a_gradient_may_be_overwritten_without_harm(program: tuple[list[Any], Any], watched: bool) -> None:
-    arrays, run = program
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "SMALL", -1)
+        check_overwriting(*program, watched)
+
+
+def check_overwriting(arrays: list[Any], run: Any, watched: bool) -> None:
     inputs = [Tensor(a.copy(), requires_grad=True) for a in arrays]
     seen: list[Any] = []
     out = run(*inputs)
