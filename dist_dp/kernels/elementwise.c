@@ -78,20 +78,33 @@ FUNCTION(relu_gradient, "rrw", sized(a, 1, 2, SIZE(0)), relu_gradient(FLOATS(0),
 
 /* --- optimizers: the same operations in the same order as `optim/`, so the same bits ----------------------------------- */
 
-/* m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p - m / (sqrt(v) + eps) rate. */
+/* m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p shrink - m / (sqrt(v) + eps) rate. */
 KERNEL static void adam(float *restrict p, const float *restrict g, float *restrict m, float *restrict v, ptrdiff_t n,
-                        float beta1, float rest1, float beta2, float rest2, float eps, float rate) {
+                        float beta1, float rest1, float beta2, float rest2, float eps, float rate, float shrink) {
     for (ptrdiff_t i = 0; i < n; i++) {
         m[i] = m[i] * beta1 + g[i] * rest1;
         v[i] = v[i] * beta2 + g[i] * g[i] * rest2;
-        p[i] -= m[i] / (sqrtf(v[i]) + eps) * rate;
+        p[i] = p[i] * shrink - m[i] / (sqrtf(v[i]) + eps) * rate;
     }
 }
 
-FUNCTION(adam, "wrwwffffff", sized(a, 1, 3, SIZE(0)),
+FUNCTION(adam, "wrwwfffffff", sized(a, 1, 3, SIZE(0)),
          adam(FLOATS(0), FLOATS(1), FLOATS(2), FLOATS(3), SIZE(0), NUMBER(4), NUMBER(5), NUMBER(6), NUMBER(7), NUMBER(8),
-              NUMBER(9)))
+              NUMBER(9), NUMBER(10)))
+
+/* b = momentum b + share g;  p = p - rate (b, or g + momentum b if `ahead`). */
+KERNEL static void sgd(float *restrict p, const float *restrict g, float *restrict b, ptrdiff_t n, float momentum,
+                       float share, float rate, int ahead) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        b[i] = b[i] * momentum + g[i] * share;
+        p[i] -= (ahead ? g[i] + b[i] * momentum : b[i]) * rate;
+    }
+}
+
+FUNCTION(sgd, "wrwfffn", sized(a, 1, 2, SIZE(0)),
+         sgd(FLOATS(0), FLOATS(1), FLOATS(2), SIZE(0), NUMBER(3), NUMBER(4), NUMBER(5), SIZE(6) != 0))
 
 PyMethodDef elementwise_functions[] = {
     ENTRY(normal_gated), ENTRY(normal_gated_gradient), ENTRY(cubic_gated), ENTRY(cubic_gated_gradient),
-    ENTRY(logistic_gated), ENTRY(logistic_gated_gradient), ENTRY(relu), ENTRY(relu_gradient), ENTRY(adam), {NULL, NULL, 0, NULL}};
+    ENTRY(logistic_gated), ENTRY(logistic_gated_gradient), ENTRY(relu), ENTRY(relu_gradient), ENTRY(adam), ENTRY(sgd),
+    {NULL, NULL, 0, NULL}};

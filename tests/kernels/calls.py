@@ -34,7 +34,11 @@ def _elementwise(reads: int) -> Call:
 
 def _adam(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     p, g, m = (normal(rng, N) for _ in range(3))
-    return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3], [0, 2, 3]
+    return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3, 0.9], [0, 2, 3]
+
+
+def _sgd(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    return [*(normal(rng, N) for _ in range(3)), 0.9, 0.8, 1e-3, 1], [0, 2]
 
 
 ROWS = 17  # of 59 entries
@@ -138,6 +142,7 @@ def _step(written: list[int], *widths: int | None) -> Call:
 
 CALLS: dict[str, Call] = {
     "adam": _adam,
+    "sgd": _sgd,
     "add_rows": _add_rows,
     "unpool": _unpool,
     "correlate": _direct(
