@@ -276,6 +276,17 @@ def test_a_gradient_that_nobody_else_has_is_not_copied(monkeypatch: pytest.Monke
     assert x.grad.data is made[0]
 
 
+def test_a_gradient_that_a_rule_of_the_user_holds_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "SMALL", -1)
+    held = Tensor(np.full(2, 3.0))
+    function = dp.custom_vjp(lambda x: 3 * x)
+    function.defvjp(lambda x: (3 * x, None), lambda _, g: (held,))
+    x = leaf(1.0, 2.0)
+    function(x).backward(np.ones(2))
+    x.grad.data[:] = 7.0
+    np.testing.assert_array_equal(held.data, [3, 3])
+
+
 def test_an_unused_leaf_has_no_gradient() -> None:
     x, unused = leaf(1.0), leaf(1.0)
     (x * 1).backward()
