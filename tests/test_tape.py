@@ -282,7 +282,9 @@ def test_a_gradient_that_a_rule_of_the_user_holds_is_copied(monkeypatch: pytest.
     function = dp.custom_vjp(lambda x: 3 * x)
     function.defvjp(lambda x: (3 * x, None), lambda _, g: (held,))
     x = leaf(1.0, 2.0)
-    function(x).backward(np.ones(2))
+    inner = x * 1
+    (function(x) + function(inner) + inner * 2).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad.data, [8, 8])
     x.grad.data[:] = 7.0
     np.testing.assert_array_equal(held.data, [3, 3])
 
