@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Target = Node | Leaf
 _seq = attrgetter("seq")
 
+SMALL = 1024  # elements up to which it takes longer to ask whether an array is new than to make another
 MOST_COMPACT = 512  # compact gradients of one leaf that wait to be added: a bound on memory
 
 
@@ -53,8 +54,10 @@ def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     stretched = [i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1]
     axes = (*range(extra), *stretched)
     if axes:
-        g = np.sum(g, axis=axes, keepdims=True)
-    return g if g.shape == shape else np.reshape(g, shape)
+        # For arrays what np.sum calls, at half the time where they are small.
+        reduce = np.add.reduce if type(g) is np.ndarray else np.sum
+        g = reduce(g, axis=axes, keepdims=True)
+    return g if g.shape == shape else g.reshape(shape)
 
 
 def backward(
@@ -133,7 +136,7 @@ def _sweep(
 ) -> None:
     inspect = mode.inspect
     watch = mode.watch and mode.watch()
-    owned: set[Target] = set()  # gradients summed into an array of our own, which may be added to in place
+    owned: set[Target] = set()  # gradients in an array of our own, which may be added to in place
     compact: dict[Target, list[Compact]] = {}  # those of leaves that are not written out yet
     touched: dict[Any, Any] = {}  # of the gradients of blocks and of batches: which rows have anything to say
     order: list[Any] = sorted([n for n in uses if n.op is not None], key=_seq)
@@ -204,7 +207,8 @@ def _sweep(
                     elif recorded or parent.hooks is not None:  # deposited once, when complete
                         grads[parent] = grads[parent] + d if parent in grads else d
                     else:
-                        parent.accumulate(d)
+                        first = parent.grad is None
+                        parent.accumulate(d, first and d.size > SMALL and is_new(d, g, op, gradients))
                     uses[parent] -= 1
                     if uses[parent] == 0:
                         if parent in compact:
@@ -218,6 +222,9 @@ def _sweep(
                         grads[parent] = d  # by reference: most nodes are used once
                     elif parent in owned:
                         np.add(grads[parent], d, grads[parent])
+                    elif d.size > SMALL and is_new(d, g, op, gradients):
+                        grads[parent] = np.add(grads[parent], d, d)
+                        owned.add(parent)
                     else:
                         grads[parent] = grads[parent] + d
                         # Neither a recorded tensor nor a 0-d sum, which is an immutable scalar.
@@ -234,6 +241,20 @@ def _sweep(
             watch(None, None)
 
 
+def is_new(d: Any, g: Any, op: Op, gradients: Sequence[Any] | None) -> bool:
+    """Whether `d`, which a rule of `op` made of `g`, is an array that nobody else has: it may be kept and written to.
+
+    Rules return what they have made, what they were given (g), a view, or in a joint rule one array for several inputs;
+    nothing that a node saved and nothing that they keep, to which the laws of the table hold them. That is not known of
+    rules that call functions of the user's: those are among the operations of several outputs.
+    """
+    if type(d) is not np.ndarray or d.base is not None or d is g or op.outputs > 1 or op.variadic:
+        return False
+    if mode.inspect is not None:  # was shown it
+        return False
+    return gradients is None or sum(o is d or getattr(o, "base", None) is d for o in gradients) < 2
+
+
 def _accumulate(leaf: Leaf, gradients: Sequence[Compact]) -> None:
     """Add compact gradients to those of a leaf; if they are the first, they are computed where they are to be."""
     first = leaf.grad is None and leaf.sink is not None and leaf.sink.flags.c_contiguous
@@ -241,7 +262,7 @@ def _accumulate(leaf: Leaf, gradients: Sequence[Compact]) -> None:
     if whole is leaf.sink:
         leaf.grad = whole
     else:
-        leaf.accumulate(whole)
+        leaf.accumulate(whole, new=True)
 
 
 def _deposit(leaf: Leaf, g: Any, recorded: bool) -> None:

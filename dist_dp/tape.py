@@ -217,11 +217,11 @@ class Leaf:
         self.sink: Array | None = None
         self.hooks: list[Hook] | None = None
 
-    def accumulate(self, g: Array) -> None:
-        """Add one contribution: the first is copied (it may be shared), later ones are added in place."""
+    def accumulate(self, g: Array, new: bool = False) -> None:
+        """Add one contribution: the first is copied, unless it is `new` (nobody else has it); later ones are added."""
         if self.grad is None:
             if self.sink is None:
-                self.grad = np.array(g, dtype=self.dtype)
+                self.grad = g if new and g.dtype == self.dtype else np.array(g, dtype=self.dtype)
             else:
                 np.copyto(self.sink, g)
                 self.grad = self.sink

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dist_dp as dp
+from dist_dp import backward as sweeps
 from dist_dp import nn, ops, optim
 from dist_dp.backward import backward, forward, reach
 from dist_dp.ops.core import Op, apply
@@ -243,6 +244,49 @@ def test_a_gradient_shares_no_memory_with_another() -> None:
     (x + y).backward(np.ones(1))
     x.grad.data[0] = 50.0
     assert y.grad.data[0] == 1.0
+
+
+# One gradient for both inputs; and one of which a part goes to the second.
+shared = Op("test_shared", lambda x, y: x + y, "x y", joint=lambda g, need: (d := 2 * g, d))
+partly_shared = Op("test_partly", lambda x, y: x + y, "x y", joint=lambda g, need: (d := 2 * g, d[:1]))
+
+
+@pytest.mark.parametrize("op", [shared, partly_shared])
+def test_a_gradient_that_a_rule_shares_out_is_copied(op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "SMALL", -1)
+    x, y = leaf(1.0, 2.0), leaf(3.0)
+    inner = y * 1
+    (apply(op, (x, inner)) * x).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad.data, [2 + 4, 4 + 5])
+    y_gradient = [2 + 4] if op is shared else [2]
+    np.testing.assert_array_equal(y.grad.data, y_gradient)
+
+
+def test_a_gradient_that_nobody_else_has_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "SMALL", -1)
+    made: list[Any] = []
+
+    def rule(g: Any) -> Any:
+        made.append(2 * g)
+        return made[-1]
+
+    op = Op("test_made", lambda x: 2 * x, vjp=(rule,))
+    x = leaf(1.0)
+    apply(op, (x,)).backward(np.ones(1))
+    assert x.grad.data is made[0]
+
+
+def test_a_gradient_that_a_rule_of_the_user_holds_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "SMALL", -1)
+    held = Tensor(np.full(2, 3.0))
+    function = dp.custom_vjp(lambda x: 3 * x)
+    function.defvjp(lambda x: (3 * x, None), lambda _, g: (held,))
+    x = leaf(1.0, 2.0)
+    inner = x * 1
+    (function(x) + function(inner) + inner * 2).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad.data, [8, 8])
+    x.grad.data[:] = 7.0
+    np.testing.assert_array_equal(held.data, [3, 3])
 
 
 def test_an_unused_leaf_has_no_gradient() -> None:
@@ -495,6 +539,41 @@ def programs(draw: Any) -> tuple[list[Any], Callable[..., Tensor]]:
 def test_gradients_of_any_graph_agree_with_differences(program: tuple[list[Any], Any]) -> None:
     inputs, run = program
     dp.debug.gradcheck(run, *inputs, order=2)
+
+
+@settings(max_examples=60)
+@given(programs(), st.booleans())
+def test_a_gradient_may_be_overwritten_without_harm(program: tuple[list[Any], Any], watched: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "SMALL", -1)
+        check_overwriting(*program, watched)
+
+
+def check_overwriting(arrays: list[Any], run: Any, watched: bool) -> None:
+    inputs = [Tensor(a.copy(), requires_grad=True) for a in arrays]
+    seen: list[Any] = []
+    out = run(*inputs)
+    if watched and out.node is not None:
+        for node in reach([out.node]):
+            node.hooks = [lambda g: seen.append((g.data, g.data.copy()))]
+    seed = np.ones(out.shape)
+    found = []
+    for _ in range(2):  # the first time what is left is overwritten, which the second must not notice
+        out.backward(seed, retain_graph=True)
+        gradients = [x.grad.data for x in inputs if x.grad is not None]
+        found.append([g.copy() for g in gradients])
+        for i, g in enumerate(gradients):
+            g[...] = np.nan
+            for other, before in zip(gradients[i + 1 :], found[-1][i + 1 :], strict=True):
+                np.testing.assert_array_equal(other, before)
+        for x, a in zip(inputs, arrays, strict=True):
+            x.grad = None
+            np.testing.assert_array_equal(x.data, a)
+        assert (seed == 1).all()
+        for array, before in seen:
+            np.testing.assert_array_equal(array, before)
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("kinds", ["aa", "ac", "ca", "aca", "cac"])

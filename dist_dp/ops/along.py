@@ -29,8 +29,9 @@ __all__ = ["embedding", "gather", "index_select", "scatter_add", "segment_sum", 
 
 # From this many elements on, adding a row at once beats looking up each element of it (measured).
 _WIDE = 384
-# Up to so many occurrences of one index, adding all first ones at once, then all second ones, is fastest (measured).
-_ROUNDS = 8
+# Adding all first occurrences of indices at once, then all second ones, pays if each of these rounds has so many
+# elements on average (measured).
+_ROUND = 2048
 # Rows are looked up in blocks of so many elements, whose positions stay in the cache.
 _BLOCK = 1 << 14
 
@@ -38,10 +39,10 @@ _BLOCK = 1 << 14
 def add_rows(out: Array, index: Array, rows: Array) -> None:
     """out[index[i]] += rows[i] in this order, in place: `out` (n, d) contiguous, `index` (k,), `rows` (k, d).
 
-    The compiled kernel does just that, and refuses an index out of bounds. In NumPy, where no index occurs more than a
-    few times, all first occurrences are added at once, then all second ones. For the rest, np.add.at is fast for
-    one-dimensional arrays alone (so that they need no kernel); on rows it is 5 times slower than on the positions of
-    their elements.
+    The compiled kernel does just that, and refuses an index out of bounds. In NumPy, where no index occurs much more
+    often than others, all first occurrences are added at once, then all second ones. For the rest, np.add.at is fast
+    for one-dimensional arrays alone (so that they need no kernel); on rows it is 5 times slower than on the positions
+    of their elements.
     """
     width = out.shape[1]
     if len(index) == 1:
@@ -63,25 +64,23 @@ def add_rows(out: Array, index: Array, rows: Array) -> None:
 
 
 def _added_in_rounds(out: Array, index: Array, rows: Array) -> bool:
-    """Whether `add_rows` is done: in as many additions as the commonest index has occurrences, if these are few."""
+    """Whether `add_rows` is done: in as many additions as the commonest index has occurrences, if these are large."""
     if (index < 0).any():  # one row under two names
         index = index % len(out)
     order = index.argsort(kind="stable")
     chosen = index[order]
-    again = np.flatnonzero(chosen[1:] == chosen[:-1]) + 1  # where an index stands that stood there before
-    if not len(again):
-        out[index] += rows
-        return True
-    occurrence = np.arange(len(order))
-    firsts = occurrence.copy()
-    firsts[again] = 0
-    occurrence -= np.maximum.accumulate(firsts)
-    rounds = int(occurrence.max()) + 1
-    if rounds > _ROUNDS:
+    firsts = np.flatnonzero(np.concatenate(([True], chosen[1:] != chosen[:-1])))
+    counts = np.diff(firsts, append=len(chosen))
+    rounds = int(counts.max())
+    if rounds > 1 and rounds * _ROUND > rows.size:
         return False
-    for r in range(rounds):
-        turn = order[occurrence == r]
-        out[index[turn]] += rows[turn]
+    by_count = np.argsort(-counts, kind="stable")  # so that each round adds to the beginning of the sums
+    firsts, counts = firsts[by_count], counts[by_count]
+    places = chosen[firsts]
+    sums = out[places]
+    for r, n in enumerate(np.searchsorted(-counts, -np.arange(rounds)).tolist()):
+        sums[:n] += rows[order[firsts[:n] + r]]
+    out[places] = sums
     return True
 
 

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from ..tensor import Tensor
 from .core import Op, TensorLike, aligned, apply, real_dtype, same, unary
 from .core import astype as _astype
-from .elementwise import Function2, abs, function1, function2, one, two
+from .elementwise import Function2, abs, function1, function2, kept, one, two
 from .views import lifted
 
 __all__ = [
@@ -172,13 +172,13 @@ _where = Op(
     "condition x y",
     vjp=(
         None,
-        lambda g, condition: np.where(condition, g, 0),
-        lambda g, condition: np.where(condition, 0, g),
+        kept,
+        lambda g, condition: kept(g, np.logical_not(condition)),
     ),
     jvp=(
         None,
-        lambda t, condition: np.where(condition, t, 0),
-        lambda t, condition: np.where(condition, 0, t),
+        kept,
+        lambda t, condition: kept(t, np.logical_not(condition)),
     ),
     batch=aligned,
     broadcasts=True,
@@ -205,8 +205,8 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
 def _inside(g: Any, x: Any, low: Any, high: Any) -> Any:
     # On a bound the gradient is 1: a parameter that starts on it can leave it.
     if low is not None:
-        g = np.where(x >= low, g, 0)
-    return g if high is None else np.where(x <= high, g, 0)
+        g = kept(g, x >= low)
+    return g if high is None else kept(g, x <= high)
 
 
 _clip = Op(
@@ -257,8 +257,8 @@ _nan_to_num = Op(
     "nan_to_num",
     lambda x, nan, posinf, neginf: np.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf),
     params="nan posinf neginf",
-    vjp=(lambda g, x: np.where(np.isfinite(x), g, 0),),
-    jvp=(lambda t, x: np.where(np.isfinite(x), t, 0),),
+    vjp=(lambda g, x: kept(g, np.isfinite(x)),),
+    jvp=(lambda t, x: kept(t, np.isfinite(x)),),
     batch=same,
 )
 

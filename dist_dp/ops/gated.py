@@ -1,7 +1,8 @@
 """Activations of the form x times a gate between 0 and 1: GELU, its tanh form, and SiLU.
 
-As text each is ten or more passes over its array. Here a pass is over a piece in the cache, the gate is kept, and
-the derivative, gate + x gate', is formed from it.
+As text each is ten or more passes over its array. Here a pass is over a piece in the cache, and the derivative,
+gate + x gate', is formed while the piece is there, if it is wanted: backward is one product. Compiled, backward
+computes it again from x, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import kernels
-from ..tape import Array
+from ..tape import RECORD, Array, mode
 from ..tensor import Tensor
 from .activation import floating
 from .blocked import elementwise
@@ -37,22 +38,25 @@ class Gate(NamedTuple):
     composed: Callable[[Any], Any]
 
 
-def _logistic_of_twice(gate: Array) -> None:
-    """gate = 1 / (1 + e^(-2 gate)) = (1 + tanh(gate)) / 2, with the derivative 2 gate (1 - gate)."""
-    np.tanh(gate, gate)
-    np.multiply(gate, 0.5, gate)
-    np.add(gate, 0.5, gate)
+_LOG2E = 1 / math.log(2)
+
+
+def _logistic_of(gate: Array) -> None:
+    """gate = 1 / (1 + 2^gate): the logistic function of -gate ln 2."""
+    np.exp2(gate, gate)
+    np.add(gate, 1, gate)
+    np.divide(1, gate, gate)
 
 
 # ----- Phi(x), the normal distribution function -----
 
-# Phi(x) = (1 + tanh(x q(x^2))) / 2 with q(u) = c0 + c1 u + c2 / (u^2 + c3 u + c4). The coefficients are a
-# least-squares fit of atanh(erf(x / sqrt 2)) / x, reweighted until the error of x Phi(x) was even, 4e-7. The error
-# function of `elementwise.py`, good to the last bit, costs ten times as much.
+# Phi(x) = 1 / (1 + 2^(x q(x^2))) with q(u) = c0 + c1 u + c2 / (u^2 + c3 u + c4). The coefficients are a least-squares
+# fit of the logit of Phi(x) over x, reweighted until the error of x Phi(x) was even, 4e-7. The error function of
+# `elementwise.py`, good to the last bit, costs ten times as much.
 _C0, _C1, _C2, _C3, _C4 = (
-    1.08714801414788,
-    0.0195992097114497,
-    -90.4190246444585,
+    -3.13684609744686,
+    -0.0565513653121026,
+    260.894156913155,
     18.0968039629074,
     312.579867322358,
 )
@@ -72,12 +76,12 @@ def _normal(x: Array, gate: Array, spare: Array) -> None:
     np.add(gate, u, gate)
     np.add(gate, _C0, gate)
     np.multiply(gate, x, gate)
-    _logistic_of_twice(gate)
+    _logistic_of(gate)
 
 
 def _normal_slope(x: Array, gate: Array, out: Array) -> None:
     np.multiply(x, x, out)
-    np.multiply(out, -0.5 / math.log(2), out)
+    np.multiply(out, -0.5 * _LOG2E, out)
     np.exp2(out, out)
     np.multiply(out, 1 / math.sqrt(2 * math.pi), out)
 
@@ -89,10 +93,10 @@ _S = math.sqrt(2 / math.pi)
 
 def _cubic(x: Array, gate: Array, spare: Array) -> None:
     np.multiply(x, x, gate)
-    np.multiply(gate, 0.044715 * _S, gate)
-    np.add(gate, _S, gate)
+    np.multiply(gate, -2 * 0.044715 * _S * _LOG2E, gate)
+    np.add(gate, -2 * _S * _LOG2E, gate)
     np.multiply(gate, x, gate)
-    _logistic_of_twice(gate)
+    _logistic_of(gate)
 
 
 def _cubic_slope(x: Array, gate: Array, out: Array) -> None:
@@ -104,8 +108,8 @@ def _cubic_slope(x: Array, gate: Array, out: Array) -> None:
 
 
 def _logistic(x: Array, gate: Array, spare: Array) -> None:
-    np.multiply(x, 0.5, gate)
-    _logistic_of_twice(gate)
+    np.multiply(x, -_LOG2E, gate)
+    _logistic_of(gate)
 
 
 def _logistic_slope(x: Array, gate: Array, out: Array) -> None:
@@ -123,35 +127,38 @@ _gates = {
 # ----- the operation -----
 
 
-def _gated(x: Array, kind: str) -> tuple[Array, Array]:
+def _gated(x: Array, kind: str) -> tuple[Array, Array | None]:
     if kernels.suits(x):
-        out, gate = np.empty_like(x), np.empty_like(x)
-        getattr(kernels.compiled, f"{kind}_gated")(x, out, gate)
-        return out, gate
-    value = _gates[kind].value
+        out = np.empty_like(x)
+        getattr(kernels.compiled, f"{kind}_gated")(x, out)
+        return out, None
+    value, slope, _ = _gates[kind]
 
-    def kernel(x: Array, out: Array, gate: Array) -> None:
-        value(x, gate, out)
-        np.multiply(x, gate, out)
+    def kernel(x: Array, out: Array, spare: Array) -> None:
+        value(x, out, spare)
+        np.multiply(out, x, out)
 
-    with np.errstate(over="ignore", invalid="ignore"):  # squares of huge numbers; inf * 0 = NaN at -inf
-        return elementwise(kernel, x, outputs=2)  # type: ignore[no-any-return]
-
-
-def _gated_gradient(g: Array, need: Sequence[bool], x: Array, kind: str, residuals: Array) -> Sequence[Array]:
-    if kernels.suits(g, x):
-        d = np.empty_like(x)
-        getattr(kernels.compiled, f"{kind}_gated_gradient")(g, x, residuals, d)
-        return (d,)
-    slope = _gates[kind].slope
-
-    def kernel(g: Array, x: Array, gate: Array, d: Array) -> None:
-        slope(x, gate, d)
+    def kernel_with_derivative(x: Array, out: Array, d: Array) -> None:
+        value(x, out, d)
+        slope(x, out, d)
         np.multiply(d, x, d)
-        np.add(d, gate, d)
-        np.multiply(d, g, d)
+        np.add(d, out, d)
+        np.multiply(out, x, out)
 
-    return (elementwise(kernel, g, x, residuals),)
+    with np.errstate(over="ignore", invalid="ignore"):  # powers of huge numbers; inf * 0 = NaN at -inf
+        if mode.state == RECORD:
+            return elementwise(kernel_with_derivative, x, outputs=2)  # type: ignore[no-any-return]
+        return elementwise(kernel, x, scratch=1), None
+
+
+def _gated_gradient(
+    g: Array, need: Sequence[bool], x: Array, kind: str, residuals: Array | None
+) -> Sequence[Array]:
+    if residuals is not None:
+        return (g * residuals,)
+    d = np.empty_like(x)
+    getattr(kernels.compiled, f"{kind}_gated_gradient")(np.ascontiguousarray(g), x, d)
+    return (d,)
 
 
 _gated_op = Op(

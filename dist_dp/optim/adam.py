@@ -79,11 +79,14 @@ class Adam(Optimizer):
         beta1, beta2 = group["betas"]
         root = math.sqrt(1 - beta2**count)  # sqrt(v)/root + eps = (sqrt(v) + eps*root)/root: one pass less
         eps, rate = group["eps"] * root, lr * root / (1 - beta1**count)
+        shrink = 1 - lr * group["weight_decay"] if self.decay == "rule" else 1.0
         for p, g, state, s, _ in pieces:
             m, v = state["exp_avg"], state["exp_avg_sq"]
             if kernels.suits(p, g, m, v):  # the same bits
-                kernels.compiled.adam(p, g, m, v, beta1, 1 - beta1, beta2, 1 - beta2, eps, rate)
+                kernels.compiled.adam(p, g, m, v, beta1, 1 - beta1, beta2, 1 - beta2, eps, rate, shrink)
                 continue
+            if shrink != 1:
+                np.multiply(p, shrink, p)
             advance_moments(m, v, g, beta1, beta2, s)
             np.sqrt(v, s)
             np.add(s, eps, s)
@@ -105,7 +108,7 @@ class AdamW(Adam):
     '0.8000'
     """
 
-    decay: ClassVar[Literal["gradient", "weights", "rule"]] = "weights"
+    decay: ClassVar[Literal["gradient", "weights", "rule"]] = "rule"
 
     def __init__(
         self,

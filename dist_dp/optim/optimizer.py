@@ -25,9 +25,9 @@ from .flat import Flat, GradientBuffer, runs
 from .hyperparameters import number
 from .schedule import Schedule
 
-# Elements updated at once: 256 KiB of float32 for each of parameter, gradient, state and scratch. Larger pieces leave
+# Elements updated at once: 512 KiB of float32 for each of parameter, gradient, state and scratch. Larger pieces leave
 # the cache, smaller ones pay for more calls.
-PIECE = 1 << 16
+PIECE = 1 << 17
 
 
 class Clipping(TypedDict, total=False):

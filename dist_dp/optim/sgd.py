@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from .. import kernels
 from .hyperparameters import number
 from .optimizer import Clipping, Optimizer, Pieces
 from .schedule import Schedule
@@ -70,6 +71,9 @@ class SGD(Optimizer):
                 buffer = state["momentum_buffer"]
                 if count == 1:
                     np.copyto(buffer, g)
+                elif kernels.suits(p, g, buffer):  # the same bits
+                    kernels.compiled.sgd(p, g, buffer, momentum, share, lr, int(group["nesterov"]))
+                    continue
                 else:
                     np.multiply(buffer, momentum, buffer)
                     np.add(buffer, g if share == 1 else np.multiply(g, share, t), buffer)

@@ -27,12 +27,9 @@ def empty(*shape: int) -> Any:
     return np.zeros(shape, np.float32)
 
 
-def _gated(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, N), empty(N), empty(N)], [1, 2]
-
-
-def _gated_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, N), normal(rng, N), rng.random(N, np.float32), empty(N)], [3]
+def _elementwise(reads: int) -> Call:
+    """A function of `reads` arrays that writes one."""
+    return lambda rng: ([*(normal(rng, N) for _ in range(reads)), empty(N)], [reads])
 
 
 def _product(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
@@ -48,7 +45,11 @@ def _product_with_packed(rng: np.random.Generator) -> tuple[list[Any], list[int]
 
 def _adam(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     p, g, m = (normal(rng, N) for _ in range(3))
-    return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3], [0, 2, 3]
+    return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3, 0.9], [0, 2, 3]
+
+
+def _sgd(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    return [*(normal(rng, N) for _ in range(3)), 0.9, 0.8, 1e-3, 1], [0, 2]
 
 
 ROWS = 17  # of 59 entries
@@ -152,6 +153,7 @@ def _step(written: list[int], *widths: int | None) -> Call:
 
 CALLS: dict[str, Call] = {
     "adam": _adam,
+    "sgd": _sgd,
     "add_rows": _add_rows,
     "unpool": _unpool,
     "correlate": _direct(
@@ -176,10 +178,10 @@ CALLS: dict[str, Call] = {
     "pack": lambda rng: ([normal(rng, 300, 70), np.zeros((300, 96), np.float32), 300, 70, 0], [1]),
     "tree_step": _step([0, 3, 4, 5], 5, 1, 1, 1, 1, 1),
     "tree_step_gradient": _step([6, 7, 8], 1, 1, 5, 1, 1, 1, 5, 1, 1),
-    **{f"{kind}_gated": _gated for kind in ("normal", "cubic", "logistic")},
-    **{f"{kind}_gated_gradient": _gated_gradient for kind in ("normal", "cubic", "logistic")},
-    "relu": lambda rng: ([normal(rng, N), empty(N)], [1]),
-    "relu_gradient": lambda rng: ([normal(rng, N), normal(rng, N), empty(N)], [2]),
+    **{f"{kind}_gated": _elementwise(1) for kind in ("normal", "cubic", "logistic")},
+    **{f"{kind}_gated_gradient": _elementwise(2) for kind in ("normal", "cubic", "logistic")},
+    "relu": _elementwise(1),
+    "relu_gradient": _elementwise(2),
     "normalise": _normalise,
     "normalise_gradient": _normalise_gradient,
     "batch_norm": _batch_norm,

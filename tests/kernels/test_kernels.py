@@ -96,18 +96,26 @@ def test_wrong_arguments_are_refused_before_anything_is_written(name: str) -> No
 
 
 @needed
-@given(st.integers(1, 70), st.integers(1, 9), st.integers(0, 99))
-def test_the_updates_of_adam_have_numpys_bits(n: int, count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    group = {"betas": (0.9, 0.999), "eps": 1e-8}
-    arrays = [rng.normal(size=n).astype(np.float32), rng.normal(size=n).astype(np.float32)]
-    moments = [rng.normal(size=n).astype(np.float32), rng.random(n, np.float32)]
-
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.Adam([p], 0.01, weight_decay=0.1),
+        lambda p: optim.AdamW([p], 0.01, weight_decay=0.1),
+        lambda p: optim.SGD([p], 0.01, momentum=0.9, dampening=0.3, weight_decay=0.1),
+        lambda p: optim.SGD([p], 0.01, momentum=0.9, nesterov=True),
+    ],
+    ids=["Adam", "AdamW", "SGD", "SGD, nesterov"],
+)
+@given(n=st.integers(1, 70), steps=st.integers(1, 4), seed=st.integers(0, 99))
+def test_updates_have_numpys_bits(make: Any, n: int, steps: int, seed: int) -> None:
     def updated() -> list[Any]:
-        p, g, m, v = (a.copy() for a in (*arrays, *moments))
-        state = {"exp_avg": m, "exp_avg_sq": v}
-        optim.Adam.update(None, [(p, g, state, np.empty_like(p), None)], group, 0.01, count)  # type: ignore
-        return [p, m, v]
+        rng = np.random.default_rng(seed)
+        p = Tensor(rng.normal(size=n).astype(np.float32), requires_grad=True)
+        optimizer = make(p)
+        for _ in range(steps):
+            p.grad = Tensor(rng.normal(size=n).astype(np.float32))
+            optimizer.step()
+        return [p.data, *optimizer.parts[0].state.values()]
 
     with_kernels = updated()
     with pytest.MonkeyPatch.context() as patch:

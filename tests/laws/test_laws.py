@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws.rows import Call, Draw, Row
 
-from dist_dp.backward import backward, reach
+from dist_dp import backward as sweeps
+from dist_dp.backward import backward, is_new, reach
 from dist_dp.debug import gradcheck
 from dist_dp.functional import vmap
 from dist_dp.pytree import flatten, map_leaves, unflatten
@@ -192,6 +193,41 @@ def test_gradients_have_the_dtype_of_the_input_and_repeat_to_the_bit(row: Row) -
 
     if row.keeps_dtype:
         holds(law, row, examples=4)
+
+
+@every_row
+def test_gradients_are_new_where_the_sweep_takes_them_for_new(row: Row) -> None:
+    def law(row: Row, sample: Sample) -> None:
+        call = with_floats(sample.call(), leaf)
+        outs = outputs(row, call)
+        nodes = [node for node in reach(carried(outs)) if node.op is not None]
+        there = [x for node in nodes for x in leaves(node.saved) if isinstance(x, np.ndarray)]
+        there += [x.data for x in (*floats(call), *outs)]
+        taken: list[Any] = []
+
+        def checked(d: Any, g: Any, op: Any, gradients: Any) -> bool:
+            new = is_new(d, g, op, gradients)
+            if new:
+                others = [x for x in leaves([g, gradients]) if isinstance(x, np.ndarray) and x is not d]
+                assert not any(np.may_share_memory(d, x) for x in (*others, *there, *taken)), op
+                taken.append(d)
+            return new
+
+        seeds = [(n, np.ones(n.shape)) for n in carried(outs) if n.op is not None]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sweeps, "SMALL", -1)
+            patch.setattr(sweeps, "is_new", checked)
+            backward(seeds, retain_graph=True)
+        found = [x.grad.data for x in floats(call) if x.grad is not None]
+        everything = [*there, *(g for _, g in seeds), *found]
+        before = [x.copy() for x in everything]
+        for g in found:
+            kept, g[...] = g.copy(), -7.0
+            for x, old in zip(everything, before, strict=True):
+                assert x is g or np.array_equal(x, old, equal_nan=x.dtype.kind == "f")
+            g[...] = kept
+
+    holds(law, row, examples=4)
 
 
 @every_row

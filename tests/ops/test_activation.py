@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ops.fused import leaf
 
+import dist_dp as dp
 from dist_dp import ops
 
 both = pytest.mark.parametrize("fn", [ops.softmax, ops.log_softmax])
@@ -79,11 +81,23 @@ def test_glu_refuses_an_odd_axis() -> None:
         ops.glu(np.zeros((3, 2)), 0)
 
 
-@pytest.mark.parametrize("kind", ["none", "tanh"])
-def test_gelu_in_float32_is_as_good_as_its_rounding(kind: str) -> None:
-    x = np.linspace(-15, 15, 100_001)
-    error = ops.gelu(x.astype(np.float32), kind).data - ops.gelu(x, kind).data
-    assert np.abs(error / np.maximum(1, np.abs(x))).max() < 6e-7
+@pytest.mark.parametrize(
+    "fn", [ops.gelu, lambda x: ops.gelu(x, "tanh"), ops.silu], ids=["gelu", "tanh", "silu"]
+)
+def test_gates_in_float32_are_as_good_as_their_rounding(fn: Any) -> None:
+    wide = np.linspace(-15, 15, 100_002).reshape(-1, 2)
+    g = np.random.default_rng(0).normal(size=(2, len(wide))).T  # not contiguous
+    found = []
+    for dtype in (np.float32, np.float64):
+        x = leaf(wide.astype(np.float32).astype(dtype))
+        out = fn(x)
+        out.backward(g.astype(dtype))
+        found.append((out.data, x.grad.data))
+        with dp.no_grad():
+            np.testing.assert_array_equal(fn(x).data, out.data)
+    (out, d), (exact_out, exact_d) = found
+    assert (np.abs(out - exact_out) / np.maximum(1, np.abs(wide))).max() < 6e-7
+    assert (np.abs(d - exact_d) / np.maximum(1, np.abs(g))).max() < 3e-6
 
 
 def test_gelu_of_huge_and_infinite_numbers() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import dist_dp as dp
 from dist_dp import ops
 from dist_dp.functional import grad
+from dist_dp.ops import elementwise
 
 INF, NAN = np.inf, np.nan
 
@@ -67,6 +68,33 @@ def test_masks_select_gradients() -> None:
     x = dp.tensor(np.array([0.0, 4.0]), requires_grad=True)
     ops.masked_fill(ops.sqrt(x), x == 0, 7.0).sum().backward()
     assert x.grad.tolist() == [0.0, 0.25]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, np.int64])
+def test_what_is_kept_is_what_where_keeps(dtype: Any) -> None:
+    special = [0.0, 1.5, -2.0] if dtype is np.int64 else [0.0, -0.0, 1e-7, INF, -INF, NAN]
+    g = np.tile(np.array(special, dtype), (2, 1))
+    condition = np.array([[True], [False]])
+    for array, mask in (
+        (g, condition),
+        (g.T, condition.T),
+        (g[:, ::2], condition),
+        (g[0, 1], condition),
+        (g, True),
+    ):
+        expected = np.where(mask, array, 0)
+        found = elementwise.kept(array, mask)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+
+
+def test_a_leaky_gradient_is_that_of_where() -> None:
+    x, g = np.array([[-INF, -1.0, -0.0, 0.0, 1e-45, INF, NAN], [1, -2, 3, INF, NAN, -INF, 0]], np.float32)
+    for slope_ in (0.01, 2.0, -1.0, 0.0):
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(elementwise._leaky(g, x, slope_), np.where(x > 0, g, slope_ * g))
+    assert ops.leaky_relu(np.array([-4, 2]), 0.25).tolist() == [-1.0, 2.0]
 
 
 # ----- at kinks

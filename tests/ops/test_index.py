@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from dist_dp import Tensor, ops, vmap
 from dist_dp.debug import gradcheck
+from dist_dp.ops import along
 
 
 @st.composite
@@ -218,14 +219,19 @@ def test_wrong_arguments_are_refused(call: Any, error: Any, message: str) -> Non
     hnp.arrays(np.int64, st.integers(0, 200), elements=st.integers(0, 6)),
     st.sampled_from([(), (1,), (3,), (64,), (300,), (2, 5)]),
     st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([0, 30, along._ROUND]),
 )
-def test_repeated_indices_add_in_their_order(ids: np.ndarray, rest: tuple[int, ...], dtype: Any) -> None:
-    """The ways of adding rows (narrow, wide, in blocks) give the bits of adding one row after another."""
+def test_repeated_indices_add_in_their_order(
+    ids: np.ndarray, rest: tuple[int, ...], dtype: Any, elements: int
+) -> None:
+    """The ways of adding rows (narrow, wide, in rounds, in blocks) give the bits of adding one row after another."""
     values = np.random.default_rng(len(ids)).standard_normal((len(ids), *rest)).astype(dtype)
     expected = np.zeros((7, *rest), dtype)
     for i, row in zip(ids, values, strict=True):
         expected[i] += row
-    np.testing.assert_array_equal(ops.segment_sum(values, ids, 7).data, expected, strict=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(along, "_ROUND", elements)
+        np.testing.assert_array_equal(ops.segment_sum(values, ids, 7).data, expected, strict=True)
 
 
 def test_rows_in_many_blocks_add_in_their_order() -> None:
