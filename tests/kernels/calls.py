@@ -40,16 +40,27 @@ def _adam(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     return [p, g, m, rng.random(N, np.float32), 0.9, 1 - 0.9, 0.999, 1 - 0.999, 1e-8, 1e-3], [0, 2, 3]
 
 
-ROWS = 17  # of 59 entries
+ROWS = 17
+
+
+def columns(rng: np.random.Generator) -> int:
+    """The length of rows: short or long, which some kernels take differently."""
+    return int(rng.choice([59, 203]))
 
 
 def _rows(reads: int) -> Call:
     """A function of `reads` matrices that writes one."""
-    return lambda rng: ([*(normal(rng, ROWS, 59) for _ in range(reads)), empty(ROWS, 59), 59], [reads])
+
+    def call(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+        n = columns(rng)
+        return [*(normal(rng, ROWS, n) for _ in range(reads)), empty(ROWS, n), n], [reads]
+
+    return call
 
 
 def _cross_entropy(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, ROWS, 59), empty(ROWS, 59), empty(ROWS), rng.integers(0, 59, ROWS), 59], [1, 2]
+    n = columns(rng)
+    return [normal(rng, ROWS, n), empty(ROWS, n), empty(ROWS), rng.integers(0, n, ROWS), n], [1, 2]
 
 
 def _cross_entropy_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
