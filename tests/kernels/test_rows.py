@@ -55,6 +55,7 @@ def errors(function: Callable[..., Any], *arrays: Any) -> list[tuple[float, floa
     ]
 
 
+WEIGHTS = random.normal(size=(2, 203)).astype(np.float32)
 CLASSES = random.integers(0, 83, 64)
 CASES: dict[str, Callable[..., Any]] = {
     "softmax": ops.softmax,
@@ -63,6 +64,9 @@ CASES: dict[str, Callable[..., Any]] = {
     "layer_norm": lambda x: ops.layer_norm(x, x.shape[1]),
     "rms_norm": lambda x: ops.rms_norm(x, x.shape[1]),
     "group_norm": lambda x: ops.group_norm(x.reshape((4, 16, -1)), 4),
+    "group_norm, weights": lambda x: ops.group_norm(x.reshape((4, 16, -1)), 4, *WEIGHTS[:, :16]),
+    "group_norm, 1 entry": lambda x: ops.group_norm(x, 1, *WEIGHTS[:, : x.shape[1]]),
+    "instance norm": lambda x: ops.group_norm(x.reshape((16, 4, -1)), 4, *WEIGHTS[:, :4]),
     "batch_norm": lambda x: ops.batch_norm(x.reshape((4, 16, -1)))[0],
     "attention": lambda x: ops.scaled_dot_product_attention(x, x, x, causal=True),
 }
@@ -172,6 +176,7 @@ def test_indices_out_of_range_are_refused(wrong: int) -> None:
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     x, y, c = np.zeros((4, 6), np.float32), np.zeros((4, 5), np.float32), np.zeros(3, np.float32)
+    w = np.zeros(4, np.float32)
     refused = [
         ("softmax", (x, y, 6)),
         ("softmax", (x, x.copy(), 0)),
@@ -188,8 +193,11 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
             "normalise",
             (x, y[:0], y[:0], x.copy(), np.zeros(4, np.float32), np.zeros(4, np.float32), 6, 0.0, 1),
         ),
-        ("batch_norm", (x, c[:0], c[:0], x.copy(), c[:0], c[:0], 6, 0.0)),
-        ("batch_norm", (x, c, c, x.copy(), c.copy(), c.copy(), 6, 0.0)),
+        ("normalise_channels", (x, c[:0], c[:0], x.copy(), c[:0], c[:0], 6, 0, 0.0)),
+        ("normalise_channels", (x, c, c, x.copy(), c.copy(), c.copy(), 6, 0, 0.0)),
+        ("normalise_channels", (x, w, w, x.copy(), w.copy(), w.copy(), 6, 3, 0.0)),
+        ("normalise_channels", (x, w, w, x.copy(), w.copy(), w.copy(), 6, -1, 0.0)),
+        ("normalise_channels", (x, w, w, x.copy(), c.copy(), c.copy(), 6, 2, 0.0)),
     ]
     for name, arguments in refused:
         with pytest.raises(ValueError, match=r"must (be|have)"):
