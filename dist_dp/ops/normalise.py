@@ -8,7 +8,6 @@ cache, than to write and read.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,21 +44,21 @@ def _spread(weight: Any, groups: int, entries: int) -> Any:
     return weight.reshape(groups, entries)
 
 
-def _vectors(weight: Any, bias: Any, grouped: Array) -> tuple[Array, Array, int]:
+def _vectors(weight: Any, bias: Any, grouped: Array) -> tuple[list[Array], int]:
     """Weight and bias as vectors for a kernel, 1 and 0 where there are none, and how many entries an element is for."""
     given = [w for w in (weight, bias) if not isinstance(w, float)]
     count = given[0].size if given else grouped.shape[2]  # without weights all groups are alike
-    w, b = (
+    vectors = [
         np.full(count, v, grouped.dtype) if isinstance(v, float) else np.ascontiguousarray(v).reshape(-1)
         for v in (weight, bias)
-    )
-    return w, b, math.prod(grouped.shape[1:]) // max(1, count) if given else 1
+    ]
+    return vectors, math.prod(grouped.shape[1:]) // max(1, count) if given else 1
 
 
-def _has_kernel(size: int, grouped: Array, w: Array, *others: Array) -> bool:
+def _has_kernel(size: int, grouped: Array, weight: Array, *others: Array) -> bool:
     """Whether a kernel does this: one for a weight per entry of a row, or one for a weight per channel."""
-    per_entry, per_channel = w.size == grouped.shape[2] and size == 1, size > 1
-    return grouped.size > 0 and (per_entry or per_channel) and kernels.suits(grouped, w, *others)
+    fits = size > 1 or weight.size == grouped.shape[2]
+    return fits and grouped.size > 0 and kernels.suits(grouped, weight, *others)
 
 
 # Over so many examples a compiled kernel adds up the gradients of the weights one by one: sums of sums are closer.
@@ -73,45 +72,34 @@ def _normalise(
     entries = grouped.shape[2]
     out = np.empty_like(grouped)
     mean, scale = np.zeros((2, *grouped.shape[:2], 1), x.dtype)
-    w, b, size = _vectors(weight, bias, grouped)
-    if not _has_kernel(size, grouped, w, b):
-        w, b = _spread(weight, groups, entries), _spread(bias, groups, entries)
-        kernel = functools.partial(_normalise_block, w, b, eps, centred)
-        if grouped.size:
-            in_blocks(kernel, [grouped, out, mean, scale], scratch=1)
-    elif size == 1:
-        kernels.compiled.normalise(grouped, w, b, out, mean, scale, entries, eps, centred)
-    else:
-        kernels.compiled.normalise_channels(grouped, w, b, out, mean, scale, size, w.size // groups, eps)
-        scale = 1 / np.sqrt(scale + eps)
+    vectors, size = _vectors(weight, bias, grouped)
+    if _has_kernel(size, grouped, *vectors):
+        if size == 1:
+            kernels.compiled.normalise(grouped, *vectors, out, mean, scale, entries, eps, centred)
+        else:
+            members = vectors[0].size // groups
+            kernels.compiled.normalise_channels(grouped, *vectors, out, mean, scale, size, members, eps)
+            scale = 1 / np.sqrt(scale + eps)
+        return out.reshape(x.shape), (mean, scale)
+    w, b = _spread(weight, groups, entries), _spread(bias, groups, entries)
+
+    def kernel(x: Array, out: Array, mean: Array, scale: Array) -> None:
+        if centred:
+            np.divide(row_sums(as_rows(x)).reshape(mean.shape), entries, mean)
+            x = np.subtract(x, mean, out)
+        squares = np.vecdot(x, x)[..., None]
+        squares /= entries
+        squares += eps
+        np.divide(1, np.sqrt(squares, squares), scale)
+        np.multiply(x, scale, out)
+        if w is not None:
+            np.multiply(out, w, out)
+        if b is not None:
+            np.add(out, b, out)
+
+    if grouped.size:
+        in_blocks(kernel, [grouped, out, mean, scale])
     return out.reshape(x.shape), (mean, scale)
-
-
-def _normalise_block(
-    w: Any, b: Any, eps: float, centred: bool, x: Array, out: Array, mean: Array, scale: Array, spare: Array
-) -> None:
-    entries = x.shape[2]
-    if centred:
-        np.divide(row_sums(as_rows(x)).reshape(mean.shape), entries, mean)
-        x = np.subtract(x, mean, out)
-    squares = np.vecdot(x, x)[..., None]
-    squares /= entries
-    squares += eps
-    np.divide(1, np.sqrt(squares, squares), scale)
-    np.multiply(x, scale if w is None else _scaled(scale, w, spare), out)
-    if b is not None:
-        np.add(out, b, out)
-
-
-def _scaled(scale: Array, w: Array, out: Array) -> Array:
-    """out = scale w; of one group it is a product of matrices, in half the time of one that broadcasts."""
-    if len(w) > 1:
-        return np.multiply(scale, w, out)
-    # By BLAS only if there are two columns; 0 times 0 is added to what comes out.
-    pairs = np.zeros((2, len(scale)), out.dtype), np.zeros((2, w.size), out.dtype)
-    pairs[0][0], pairs[1][0] = scale[:, 0, 0], w
-    np.matmul(pairs[0].T, pairs[1], out=out[:, 0])
-    return out
 
 
 def _normalise_gradient(
@@ -129,26 +117,11 @@ def _normalise_gradient(
     grouped, g = _grouped(x, lead, groups), _grouped(g, lead, groups)
     entries = grouped.shape[2]
     d = np.empty_like(grouped)
-    w, _, size = _vectors(weight, bias, grouped)
-    if _has_kernel(size, grouped, w, g):
-        dw, db = np.zeros((2, w.size), x.dtype)
-        for start in range(0, len(g), _SUMMED):
-            some = slice(start, start + _SUMMED)
-            sums, none = np.zeros((2, w.size), x.dtype), np.zeros_like(mean[some])
-            arrays = g[some], grouped[some], w, mean[some], scale[some]
-            if size == 1:
-                kernels.compiled.normalise_gradient(*arrays, d[some], *sums, entries, centred)
-            else:
-                last = d[some], *sums, size, w.size // groups
-                kernels.compiled.normalise_channels_gradient(*arrays, none, none, *last)
-            dw += sums[0]
-            db += sums[1]
+    vectors, size = _vectors(weight, bias, grouped)
+    if _has_kernel(size, grouped, *vectors, g):
+        dw, db = _with_kernel(g, grouped, vectors[0], mean, scale, d, size, centred)
     else:
-        w = _spread(weight, groups, entries)
-        dw, db = sums = np.zeros((2, groups, entries), x.dtype)
-        if grouped.size:
-            kernel = functools.partial(_normalise_gradient_block, need, w, centred, sums)
-            in_blocks(kernel, [grouped, g, mean, scale, d], scratch=2)
+        dw, db = _in_numpy(g, grouped, _spread(weight, groups, entries), mean, scale, d, need, centred)
     return (
         d.reshape(x.shape),
         dw.reshape(*weight.shape, -1).sum(-1) if need[1] else None,
@@ -156,40 +129,55 @@ def _normalise_gradient(
     )
 
 
-def _normalise_gradient_block(
-    need: Sequence[bool], w: Any, centred: bool, sums: Array, x: Array, g: Array, mean: Array, scale: Array, d: Array,
-    spare: Array, other: Array,
-) -> None:  # fmt: skip
-    # With t = x - mean and means over a row: d = g w scale - t scale^3 mean(g w t) - scale mean(g w).
-    t = np.subtract(x, mean, spare) if centred else x
-    np.multiply(g, t, d)
-    if need[1]:  # sum over examples of g t scale, in each group
-        sums[0] += _weighted(scale, d)
-    if need[2]:
-        sums[1] += column_sums(g.reshape(len(g), -1)).reshape(sums[1].shape)
-    if not need[0]:
-        return
-    share = scale / x.shape[2]
-    t = np.multiply(t, _along(d, w) * (scale * scale * share), spare)
-    if centred:
-        np.add(t, _along(g, w) * share, t)
-    np.multiply(g, scale if w is None else _scaled(scale, w, other), d)
-    np.subtract(d, t, d)
+def _with_kernel(
+    g: Array, x: Array, w: Array, mean: Array, scale: Array, d: Array, size: int, centred: bool
+) -> Array:
+    """Writes the gradient of x into d; returns those of weight and bias."""
+    none = np.zeros_like(mean)
+    total = np.zeros((2, w.size), x.dtype)
+    for start in range(0, len(g), _SUMMED):
+        some = slice(start, start + _SUMMED)
+        sums = np.zeros_like(total)
+        arrays = g[some], x[some], w, mean[some], scale[some]
+        if size == 1:
+            kernels.compiled.normalise_gradient(*arrays, d[some], *sums, x.shape[2], centred)
+        else:
+            more = none[some], none[some], d[some], *sums, size, w.size // x.shape[1]
+            kernels.compiled.normalise_channels_gradient(*arrays, *more)
+        total += sums
+    return total
 
 
-def _weighted(scale: Array, d: Array) -> Array:
-    """Sums over examples, in each group, of scale d."""
-    if d.shape[1] == 1:
-        return scale[:, 0, 0] @ d[:, 0]
-    sums: Array = np.matmul(scale.transpose(1, 2, 0), d.swapaxes(0, 1))[:, 0]
-    return sums
+def _in_numpy(
+    g: Array, x: Array, w: Any, mean: Array, scale: Array, d: Array, need: Sequence[bool], centred: bool
+) -> Array:
+    """The same."""
+    dw, db = total = np.zeros((2, *x.shape[1:]), x.dtype)
+    entries = x.shape[2]
 
+    def kernel(x: Array, g: Array, mean: Array, scale: Array, d: Array, spare: Array) -> None:
+        # With t = x - mean and means over a row: d = (g w - mean(g w) - t scale^2 mean(g w t)) scale.
+        t = np.subtract(x, mean, spare) if centred else x
+        np.multiply(g, t, d)
+        if need[1]:  # sum over examples of g t scale, in each group
+            dw[...] += np.matmul(scale.transpose(1, 2, 0), d.swapaxes(0, 1))[:, 0]
+        if need[2]:
+            db[...] += column_sums(g.reshape(len(g), -1)).reshape(db.shape)
+        if not need[0]:
+            return
+        along = row_sums(as_rows(d)).reshape(scale.shape) if w is None else np.vecdot(d, w)[..., None]
+        along *= scale * scale / entries
+        np.multiply(t, along, spare)
+        if w is not None:
+            g = np.multiply(g, w, d)
+        if centred:
+            np.add(spare, row_sums(as_rows(g)).reshape(scale.shape) / entries, spare)
+        np.subtract(g, spare, d)
+        np.multiply(d, scale, d)
 
-def _along(x: Array, w: Any) -> Array:
-    """Sums of w x over the entries of each group, with the axis of these."""
-    if w is None:
-        return row_sums(as_rows(x)).reshape(*x.shape[:2], 1)
-    return (x[:, 0] @ w[0])[:, None, None] if len(w) == 1 else np.vecdot(x, w)[..., None]
+    if x.size:
+        in_blocks(kernel, [x, g, mean, scale, d], scratch=1)
+    return total
 
 
 def _composed(x: Any, weight: Any, bias: Any, lead: int, groups: int, eps: float, centred: bool) -> Any:
