@@ -57,9 +57,12 @@ def _vectors(weight: Any, bias: Any, grouped: Array) -> tuple[list[Array], int]:
 
 def _has_kernel(size: int, grouped: Array, weight: Array, *others: Array) -> bool:
     """Whether a kernel does this: one for a weight per entry of a row, or one for a weight per channel."""
-    fits = size > 1 or weight.size == grouped.shape[2]
+    fits = size >= _ROW or (size == 1 and weight.size == grouped.shape[2])
     return fits and grouped.size > 0 and kernels.suits(grouped, weight, *others)
 
+
+# A kernel is faster from so many entries of a channel on.
+_ROW = 16
 
 # Over so many examples a compiled kernel adds up the gradients of the weights one by one: sums of sums are closer.
 _SUMMED = 1024
@@ -377,7 +380,7 @@ def _per_row_of(x: Array, values: Any) -> Array:
 
 def _in_rows(x: Array, *others: Array) -> bool:
     """Whether the compiled kernels take them, and the entries of a channel are next to each other."""
-    return kernels.suits(x, *others) and x.size > 0 and math.prod(x.shape[2:]) >= 16
+    return kernels.suits(x, *others) and x.size > 0 and math.prod(x.shape[2:]) >= _ROW
 
 
 def _batch_norm(x: Array, weight: Any, bias: Any, eps: float) -> tuple[tuple[Array, Array, Array], Any]:
