@@ -112,14 +112,16 @@ INLINE Place place_of(const Sets *sets, ptrdiff_t set) {
 KERNEL static void normalise_channels(const float *restrict x, const float *restrict weight, const float *restrict bias,
                                       float *restrict out, float *restrict mean, float *restrict var, Sets sets, float eps) {
     const ptrdiff_t size = sets.size, step = sets.step * size;
+    /* What lies next to each other in a set is one row to the sums. */
+    const ptrdiff_t run = sets.step == 1 ? sets.members * size : size, leap = sets.step == 1 ? run : step;
     const float count = (float)sets.members * (float)size;
     for (ptrdiff_t s = 0; s < sets.count; s++) {
         Place at = place_of(&sets, s);
         const ptrdiff_t first = at.row * size, end = first + sets.members * step;
         float sum = 0.0f, squares = 0.0f;
-        for (ptrdiff_t k = first; k < end; k += step) sum += row_sum(x + k, size);
+        for (ptrdiff_t k = first; k < end; k += leap) sum += row_sum(x + k, run);
         float m = mean[s] = sum / count;
-        for (ptrdiff_t k = first; k < end; k += step) squares += row_squares(x + k, m, size);
+        for (ptrdiff_t k = first; k < end; k += leap) squares += row_squares(x + k, m, run);
         float scale = 1.0f / sqrtf((var[s] = squares / count) + eps);
         for (ptrdiff_t k = first, c = at.channel; k < end; k += step, c += at.next) {
             float factor = scale * weight[c], shift = bias[c];
