@@ -87,26 +87,19 @@ FUNCTION(normalise_gradient, "rrrrrwwwnn",
    and variance: those of `members` channels next to each other (group norm), or of one channel in all examples (batch
    norm). ----------------------------------------------------------------------------------------------------------------- */
 
+/* `count` sets. The rows of one are `step` apart, and their channels `next`. */
 typedef struct {
-    ptrdiff_t count, channels, size, members, step; /* `count` sets; the rows of one are `step` apart */
+    ptrdiff_t count, channels, size, members, step, next;
 } Sets;
 
 /* With `members` = 0 a set is a channel in all examples. */
 INLINE Sets sets_of(ptrdiff_t entries, ptrdiff_t channels, ptrdiff_t size, ptrdiff_t members) {
     ptrdiff_t rows = entries / size;
-    return members ? (Sets){rows / members, channels, size, members, 1}
-                   : (Sets){channels, channels, size, rows / channels, channels};
+    return members ? (Sets){rows / members, channels, size, members, 1, 1}
+                   : (Sets){channels, channels, size, rows / channels, channels, 0};
 }
 
-/* The rows of a set: `row` the first, their channels `channel`, channel + next, ... */
-typedef struct {
-    ptrdiff_t row, channel, next;
-} Place;
-
-INLINE Place place_of(const Sets *sets, ptrdiff_t set) {
-    ptrdiff_t row = sets->step == 1 ? set * sets->members : set;
-    return (Place){row, row % sets->channels, sets->step == 1};
-}
+INLINE ptrdiff_t first_row(const Sets *sets, ptrdiff_t set) { return sets->next ? set * sets->members : set; }
 
 /* out = (x - mean) / sqrt(var + eps) weight + bias. */
 KERNEL static void normalise_channels(const float *restrict x, const float *restrict weight, const float *restrict bias,
@@ -116,14 +109,13 @@ KERNEL static void normalise_channels(const float *restrict x, const float *rest
     const ptrdiff_t run = sets.step == 1 ? sets.members * size : size, leap = sets.step == 1 ? run : step;
     const float count = (float)sets.members * (float)size;
     for (ptrdiff_t s = 0; s < sets.count; s++) {
-        Place at = place_of(&sets, s);
-        const ptrdiff_t first = at.row * size, end = first + sets.members * step;
+        const ptrdiff_t row = first_row(&sets, s), first = row * size, end = first + sets.members * step;
         float sum = 0.0f, squares = 0.0f;
         for (ptrdiff_t k = first; k < end; k += leap) sum += row_sum(x + k, run);
         float m = mean[s] = sum / count;
         for (ptrdiff_t k = first; k < end; k += leap) squares += row_squares(x + k, m, run);
         float scale = 1.0f / sqrtf((var[s] = squares / count) + eps);
-        for (ptrdiff_t k = first, c = at.channel; k < end; k += step, c += at.next) {
+        for (ptrdiff_t k = first, c = row % sets.channels; k < end; k += step, c += sets.next) {
             float factor = scale * weight[c], shift = bias[c];
             for (ptrdiff_t i = k; i < k + size; i++) out[i] = (x[i] - m) * factor + shift;
         }
@@ -147,10 +139,9 @@ KERNEL static void normalise_channels_gradient(const float *restrict g, const fl
     const ptrdiff_t size = sets.size, step = sets.step * size;
     const float count = (float)sets.members * (float)size;
     for (ptrdiff_t set = 0; set < sets.count; set++) {
-        Place at = place_of(&sets, set);
-        const ptrdiff_t first = at.row * size, end = first + sets.members * step;
+        const ptrdiff_t row = first_row(&sets, set), first = row * size, end = first + sets.members * step;
         float m = mean[set], s = scale[set], products = 0.0f, sum = 0.0f;
-        for (ptrdiff_t k = first, c = at.channel; k < end; k += step, c += at.next) {
+        for (ptrdiff_t k = first, c = row % sets.channels; k < end; k += step, c += sets.next) {
             float along = row_centred(g + k, x + k, m, size), total = row_sum(g + k, size);
             dweight[c] += along * s;
             dbias[c] += total;
@@ -158,7 +149,7 @@ KERNEL static void normalise_channels_gradient(const float *restrict g, const fl
             sum += total * weight[c];
         }
         float b = (2.0f * gvar[set] - s * s * s * products) / count, shift = (gmean[set] - s * sum) / count;
-        for (ptrdiff_t k = first, c = at.channel; k < end; k += step, c += at.next) {
+        for (ptrdiff_t k = first, c = row % sets.channels; k < end; k += step, c += sets.next) {
             float a = weight[c] * s;
             for (ptrdiff_t i = k; i < k + size; i++) d[i] = g[i] * a + (x[i] - m) * b + shift;
         }

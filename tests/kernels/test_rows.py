@@ -68,6 +68,7 @@ CASES: dict[str, Callable[..., Any]] = {
     "group_norm, 1 entry": lambda x: ops.group_norm(x, 1, *WEIGHTS[:, : x.shape[1]]),
     "instance norm": lambda x: ops.group_norm(x.reshape((16, 4, -1)), 4, *WEIGHTS[:, :4]),
     "batch_norm": lambda x: ops.batch_norm(x.reshape((4, 16, -1)))[0],
+    "batch_norm, 1 channel": lambda x: ops.batch_norm(x.reshape((64, 1, -1)), *WEIGHTS[:, :1])[0],
     "attention": lambda x: ops.scaled_dot_product_attention(x, x, x, causal=True),
 }
 
