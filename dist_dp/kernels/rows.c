@@ -15,9 +15,20 @@ INLINE float row_max(const float *x, ptrdiff_t n) {
     return max_of_lanes(lanes);
 }
 
+/* From here on a pass over a row costs more than its ragged end, which is computed entry by entry. Bits are the same. */
+enum { LONG = 128 };
+
 /* For a few rows: the largest entries, out = e^(x - max), and the sums. */
 INLINE void exponentials(const float *restrict x, float *restrict out, ptrdiff_t few, ptrdiff_t n, float *max, float *sum) {
     for (ptrdiff_t r = 0; r < few; r++) max[r] = row_max(x + r * n, n);
+    if (n >= LONG) {
+        for (ptrdiff_t r = 0; r < few; r++, x += n, out += n) {
+            float lanes[LANES], m = max[r];
+            OVER_LANES(lanes, n, 0.0f, so_far + (out[i] = exp_below(x[i] - m)));
+            sum[r] = sum_of_lanes(lanes);
+        }
+        return;
+    }
     for (ptrdiff_t r = 0; r < few; r++)
         for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] = x[i] - max[r];
     for (ptrdiff_t i = 0; i < few * n; i++) out[i] = exp_below(out[i]); /* all rows at once: only one end is ragged */
@@ -25,8 +36,15 @@ INLINE void exponentials(const float *restrict x, float *restrict out, ptrdiff_t
 }
 
 INLINE void divide(float *out, const float *sum, ptrdiff_t few, ptrdiff_t n) {
-    for (ptrdiff_t r = 0; r < few; r++)
-        for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] /= sum[r];
+    for (ptrdiff_t r = 0; r < few; r++) {
+        float inverse = 1.0f / sum[r];
+        for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] *= inverse;
+    }
+}
+
+/* Of all FEW, which is a vector. */
+INLINE void logarithms(const float *sum, float *log) {
+    for (int r = 0; r < FEW; r++) log[r] = log_of(sum[r]);
 }
 
 /* --- softmax ----------------------------------------------------------------------------------------------------------- */
@@ -52,14 +70,13 @@ KERNEL static void softmax_gradient(const float *restrict g, const float *restri
 }
 
 KERNEL static void log_softmax(const float *restrict x, float *restrict out, ptrdiff_t rows, ptrdiff_t n) {
-    float max[FEW], sum[FEW];
+    float max[FEW], sum[FEW] = {0}, log[FEW];
     for (ptrdiff_t few; rows; rows -= few, x += few * n, out += few * n) {
         few = few_of(rows, n);
         exponentials(x, out, few, n, max, sum);
-        for (ptrdiff_t r = 0; r < few; r++) {
-            float normaliser = log_of(sum[r]);
-            for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] = x[i] - max[r] - normaliser;
-        }
+        logarithms(sum, log);
+        for (ptrdiff_t r = 0; r < few; r++)
+            for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) out[i] = x[i] - max[r] - log[r];
     }
 }
 
@@ -69,6 +86,11 @@ KERNEL static void log_softmax_gradient(const float *restrict g, const float *re
     for (ptrdiff_t few; rows; rows -= few, g += few * n, y += few * n, d += few * n) {
         few = few_of(rows, n);
         for (ptrdiff_t r = 0; r < few; r++) sum[r] = row_sum(g + r * n, n);
+        if (n >= LONG) {
+            for (ptrdiff_t r = 0; r < few; r++)
+                for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) d[i] = g[i] - exp_below(y[i]) * sum[r];
+            continue;
+        }
         for (ptrdiff_t i = 0; i < few * n; i++) d[i] = exp_below(y[i]);
         for (ptrdiff_t r = 0; r < few; r++)
             for (ptrdiff_t i = r * n; i < (r + 1) * n; i++) d[i] = g[i] - d[i] * sum[r];
@@ -86,11 +108,12 @@ FUNCTION(log_softmax_gradient, "rrwn", are_rows(a, 0, 2, SIZE(3)),
 
 KERNEL static void cross_entropy(const float *restrict x, const int64_t *restrict target, float *restrict p,
                                  float *restrict losses, ptrdiff_t rows, ptrdiff_t n) {
-    float max[FEW], sum[FEW];
+    float max[FEW], sum[FEW] = {0}, log[FEW];
     for (ptrdiff_t few; rows; rows -= few, x += few * n, p += few * n, target += few, losses += few) {
         few = few_of(rows, n);
         exponentials(x, p, few, n, max, sum);
-        for (ptrdiff_t r = 0; r < few; r++) losses[r] = log_of(sum[r]) - (x[r * n + target[r]] - max[r]);
+        logarithms(sum, log);
+        for (ptrdiff_t r = 0; r < few; r++) losses[r] = log[r] - (x[r * n + target[r]] - max[r]);
         divide(p, sum, few, n);
     }
 }

@@ -2,8 +2,8 @@
 
 The heart is `exp_rows`: exponentials of rows and their sums, safe against overflow. NumPy's row maximum is by far
 the dearest part of it on short rows, and softmax is the same for every shift: so where no entry can overflow and no
-row vanishes, none is subtracted. A logarithm of the sums does need it, lest the rounding of large entries show in
-small results. The compiled kernels always subtract it; to them it costs little.
+row vanishes, none is subtracted. Their logarithm is taken in float64 then, lest its rounding show in small results. The
+compiled kernels always subtract the maximum; to them it costs little.
 
 The gradients are operations too: blocked on arrays, with rules of their own for the orders above the first.
 """
@@ -31,17 +31,19 @@ __all__ = ["glu", "log_softmax", "softmax"]
 _LARGEST, _SMALLEST_SUM = 60.0, 1e-20
 
 
-def exp_rows(x: Array, out: Array) -> Array:
-    """out = exp(x - s) with a shift s for each row such that nothing overflows; returns the sums of the rows.
+def exp_rows(x: Array, out: Array) -> tuple[Array, Any]:
+    """out = exp(x - shift) such that nothing overflows; returns the sums of the rows and the shift of each, as columns.
 
-    Rows of -inf give zeros with sum 0; rows with NaN or inf give NaN. `out` must not overlap `x`.
+    The shift is 0.0 where none is needed. Rows of -inf give zeros with sum 0; rows with NaN or inf give NaN. `out` must
+    not overlap `x`.
     """
     if x.size > 2048 and x.itemsize > 2 and np.maximum.reduce(x, None) <= _LARGEST:
         sums = row_sums(np.exp(x, out))
         if sums.min() >= _SMALLEST_SUM:
-            return sums
-    np.subtract(x, row_maxima(x), out)
-    return row_sums(np.exp(out, out))
+            return sums[:, None], 0.0
+    shift = row_maxima(x)
+    np.subtract(x, shift, out)
+    return row_sums(np.exp(out, out))[:, None], shift
 
 
 def row_maxima(x: Array) -> Array:
@@ -80,8 +82,8 @@ def _batched(
 
 def _softmax(x: Array, axis: int) -> Array:
     def kernel(x: Array, out: Array) -> None:
-        sums = exp_rows(x, out)
-        np.divide(out, sums[:, None], out)
+        sums, _ = exp_rows(x, out)
+        np.divide(out, sums, out)
 
     rows = as_rows(x, axis)
     out = np.empty_like(rows)
@@ -156,9 +158,16 @@ def softmax(x: TensorLike, axis: int = -1) -> Tensor:
 
 
 def _log_softmax(x: Array, axis: int) -> Array:
-    def kernel(x: Array, out: Array, e: Array) -> None:
-        np.subtract(x, row_maxima(x), out)
-        np.subtract(out, np.log(row_sums(np.exp(out, e)))[:, None], out)
+    def kernel(x: Array, out: Array) -> None:
+        sums, shift = exp_rows(x, out)
+        if isinstance(shift, float):
+            exact = np.log(sums, dtype=np.float64)
+            shift = exact.astype(x.dtype)
+            rest = (exact - shift).astype(x.dtype)
+        else:
+            rest = np.log(sums)
+        np.subtract(x, shift, out)
+        np.subtract(out, rest, out)
 
     rows = as_rows(x, axis)
     out = np.empty_like(rows)
@@ -166,7 +175,7 @@ def _log_softmax(x: Array, axis: int) -> Array:
         kernels.compiled.log_softmax(rows, out, rows.shape[1])
     else:
         with np.errstate(invalid="ignore", divide="ignore"):
-            in_blocks(kernel, [rows, out], scratch=1)
+            in_blocks(kernel, [rows, out])
     return from_rows(out, x.shape, axis)
 
 

@@ -16,7 +16,7 @@ from .. import kernels
 from ..arguments import check_number
 from ..tape import Array
 from ..tensor import Tensor
-from .activation import floating, log_softmax, row_maxima
+from .activation import exp_rows, floating, log_softmax
 from .blocked import in_blocks, row_sums
 from .comparison import where
 from .core import Op, TensorLike, apply
@@ -118,15 +118,14 @@ def _cross_entropy(
     losses, evenly = np.zeros((2, len(x)), x.dtype)
 
     def kernel(x: Array, p: Array, target: Array, losses: Array, evenly: Array) -> None:
-        np.subtract(x, row_maxima(x), p)
-        hit = _at(p, target)
-        total = row_sums(p * weight) if smoothing else 0.0
-        sums = row_sums(np.exp(p, p))
-        normaliser = np.log(sums)
-        np.subtract(normaliser, hit, losses)
+        sums, shift = exp_rows(x, p)
+        normaliser = np.log(sums, dtype=np.float64)[:, 0]
+        hit = x[np.arange(len(x)), target] - np.ravel(shift)
+        losses[:] = np.maximum(normaliser - hit, 0)  # no rounding of exponentials shows as a gain
         if smoothing:
-            np.subtract(normaliser * _total(weight, x.shape[1]), total, evenly)
-        np.divide(p, sums[:, None], p)
+            total = row_sums((x - shift) * weight)
+            evenly[:] = normaliser * _total(weight, x.shape[1]) - total
+        np.divide(p, sums, p)
 
     with np.errstate(invalid="ignore", divide="ignore"):
         if kernels.suits(x) and x.size and not smoothing:

@@ -44,16 +44,27 @@ def _spread(weight: Any, groups: int, entries: int) -> Any:
     return weight.reshape(groups, entries)
 
 
-def _given(*weights: Any) -> list[Array]:
-    return [w for w in weights if w is not None]
+def _vectors(weight: Any, bias: Any, grouped: Array) -> tuple[list[Array], int]:
+    """Weight and bias as vectors for a kernel, 1 and 0 where there are none, and how many entries an element is for."""
+    given = [w for w in (weight, bias) if not isinstance(w, float)]
+    count = given[0].size if given else grouped.shape[2]  # without weights all groups are alike
+    vectors = [
+        np.full(count, v, grouped.dtype) if isinstance(v, float) else np.ascontiguousarray(v).reshape(-1)
+        for v in (weight, bias)
+    ]
+    return vectors, math.prod(grouped.shape[1:]) // max(1, count) if given else 1
 
 
-def _or_constant(weight: Any, constant: float, like: Array) -> Array:
-    """The weight, or what stands for none, for each entry of one example."""
-    return np.full(like.shape[1:], constant, like.dtype) if weight is None else weight
+def _has_kernel(size: int, grouped: Array, weight: Array, *others: Array) -> bool:
+    """Whether a kernel does this: one for a weight per entry of a row, or one for a weight per channel."""
+    fits = size >= _ROW or (size == 1 and weight.size == grouped.shape[2])
+    return fits and grouped.size > 0 and kernels.suits(grouped, weight, *others)
 
 
-# Over so many examples the compiled kernel adds up the gradients of the weights one by one: sums of sums are closer.
+# A kernel is faster from so many entries of a channel on.
+_ROW = 16
+
+# Over so many examples a compiled kernel adds up the gradients of the weights one by one: sums of sums are closer.
 _SUMMED = 1024
 
 
@@ -62,13 +73,18 @@ def _normalise(
 ) -> tuple[Array, tuple[Array, Array]]:
     grouped = _grouped(x, lead, groups)
     entries = grouped.shape[2]
-    w, b = _spread(weight, groups, entries), _spread(bias, groups, entries)
     out = np.empty_like(grouped)
     mean, scale = np.zeros((2, *grouped.shape[:2], 1), x.dtype)
-    if kernels.suits(grouped, *_given(w, b)) and grouped.size:
-        w, b = _or_constant(w, 1, out), _or_constant(b, 0, out)
-        kernels.compiled.normalise(grouped, w, b, out, mean, scale, entries, eps, centred)
+    vectors, size = _vectors(weight, bias, grouped)
+    if _has_kernel(size, grouped, *vectors):
+        if size == 1:
+            kernels.compiled.normalise(grouped, *vectors, out, mean, scale, entries, eps, centred)
+        else:
+            members = vectors[0].size // groups
+            kernels.compiled.normalise_channels(grouped, *vectors, out, mean, scale, size, members, eps)
+            scale = 1 / np.sqrt(scale + eps)
         return out.reshape(x.shape), (mean, scale)
+    w, b = _spread(weight, groups, entries), _spread(bias, groups, entries)
 
     def kernel(x: Array, out: Array, mean: Array, scale: Array) -> None:
         if centred:
@@ -101,11 +117,46 @@ def _normalise_gradient(
     residuals: tuple[Array, Array],
 ) -> Sequence[Any]:
     mean, scale = residuals
-    grouped = _grouped(x, lead, groups)
+    grouped, g = _grouped(x, lead, groups), _grouped(g, lead, groups)
     entries = grouped.shape[2]
-    w = _spread(weight, groups, entries)
     d = np.empty_like(grouped)
-    dw, db = np.zeros((2, groups, entries), x.dtype)
+    vectors, size = _vectors(weight, bias, grouped)
+    if _has_kernel(size, grouped, *vectors, g):
+        dw, db = _with_kernel(g, grouped, vectors[0], mean, scale, d, size, centred)
+    else:
+        dw, db = _in_numpy(g, grouped, _spread(weight, groups, entries), mean, scale, d, need, centred)
+    return (
+        d.reshape(x.shape),
+        dw.reshape(*weight.shape, -1).sum(-1) if need[1] else None,
+        db.reshape(*bias.shape, -1).sum(-1) if need[2] else None,
+    )
+
+
+def _with_kernel(
+    g: Array, x: Array, w: Array, mean: Array, scale: Array, d: Array, size: int, centred: bool
+) -> Array:
+    """Writes the gradient of x into d; returns those of weight and bias."""
+    none = np.zeros_like(mean)
+    total = np.zeros((2, w.size), x.dtype)
+    for start in range(0, len(g), _SUMMED):
+        some = slice(start, start + _SUMMED)
+        sums = np.zeros_like(total)
+        arrays = g[some], x[some], w, mean[some], scale[some]
+        if size == 1:
+            kernels.compiled.normalise_gradient(*arrays, d[some], *sums, x.shape[2], centred)
+        else:
+            more = none[some], none[some], d[some], *sums, size, w.size // x.shape[1]
+            kernels.compiled.normalise_channels_gradient(*arrays, *more)
+        total += sums
+    return total
+
+
+def _in_numpy(
+    g: Array, x: Array, w: Any, mean: Array, scale: Array, d: Array, need: Sequence[bool], centred: bool
+) -> Array:
+    """The same."""
+    dw, db = total = np.zeros((2, *x.shape[1:]), x.dtype)
+    entries = x.shape[2]
 
     def kernel(x: Array, g: Array, mean: Array, scale: Array, d: Array, spare: Array) -> None:
         # With t = x - mean and means over a row: d = (g w - mean(g w) - t scale^2 mean(g w t)) scale.
@@ -127,23 +178,9 @@ def _normalise_gradient(
         np.subtract(g, spare, d)
         np.multiply(d, scale, d)
 
-    g = _grouped(g, lead, groups)
-    if kernels.suits(grouped, g, *_given(w)) and grouped.size:
-        w = _or_constant(w, 1, d)
-        for start in range(0, len(g), _SUMMED):
-            some = slice(start, start + _SUMMED)
-            sums = np.zeros((2, groups, entries), x.dtype)
-            pieces = g[some], grouped[some], w, mean[some], scale[some], d[some], *sums
-            kernels.compiled.normalise_gradient(*pieces, entries, centred)
-            dw += sums[0]
-            db += sums[1]
-    elif grouped.size:
-        in_blocks(kernel, [grouped, g, mean, scale, d], scratch=1)
-    return (
-        d.reshape(x.shape),
-        dw.reshape(*weight.shape, -1).sum(-1) if need[1] else None,
-        db.reshape(*bias.shape, -1).sum(-1) if need[2] else None,
-    )
+    if x.size:
+        in_blocks(kernel, [x, g, mean, scale, d], scratch=1)
+    return total
 
 
 def _composed(x: Any, weight: Any, bias: Any, lead: int, groups: int, eps: float, centred: bool) -> Any:
@@ -343,7 +380,7 @@ def _per_row_of(x: Array, values: Any) -> Array:
 
 def _in_rows(x: Array, *others: Array) -> bool:
     """Whether the compiled kernels take them, and the entries of a channel are next to each other."""
-    return kernels.suits(x, *others) and x.size > 0 and math.prod(x.shape[2:]) >= 16
+    return kernels.suits(x, *others) and x.size > 0 and math.prod(x.shape[2:]) >= _ROW
 
 
 def _batch_norm(x: Array, weight: Any, bias: Any, eps: float) -> tuple[tuple[Array, Array, Array], Any]:
@@ -352,7 +389,7 @@ def _batch_norm(x: Array, weight: Any, bias: Any, eps: float) -> tuple[tuple[Arr
     mean, var = np.empty((2, x.shape[1]), x.dtype)
     w, b = _per_row_of(x, weight), _per_row_of(x, bias)
     if _in_rows(x, w, b):
-        kernels.compiled.batch_norm(x, w, b, out, mean, var, size, eps)
+        kernels.compiled.normalise_channels(x, w, b, out, mean, var, size, 0, eps)
         return (out, mean, var), (mean, var)
     for c in _channels(x):
         mean[c], var[c] = _moments(_flat(x, c), size)
@@ -395,11 +432,12 @@ def _batch_norm_gradient(
     d, size = np.empty_like(x), math.prod(x.shape[2:])
     count = len(x) * size
     scale = 1 / np.sqrt(var + eps)
-    dw, db = np.empty((2, x.shape[1]), x.dtype)
+    dw, db = np.zeros((2, x.shape[1]), x.dtype)
     w, g_mean, g_var = (_per_row_of(x, value) for value in (weight, g_mean, g_var))
     if _in_rows(x, g, w, g_mean, g_var):
-        kernels.compiled.batch_norm_gradient(g, x, w, mean, scale, g_mean, g_var, d, dw, db, size)
-        return d, dw * scale if need[1] else None, db if need[2] else None
+        arrays = g, x, w, mean, scale, g_mean, g_var, d, dw, db
+        kernels.compiled.normalise_channels_gradient(*arrays, size, 0)
+        return d, dw if need[1] else None, db if need[2] else None
     for c in _channels(x):
         _batch_norm_sums(_flat(x, c), _flat(g, c), mean[c], dw[c], db[c], size)
         # d = a g + b (x - mean) + shift: through the output, its mean and its variance, the mean and the variance.

@@ -52,16 +52,27 @@ def _sgd(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
     return [*(normal(rng, N) for _ in range(3)), 0.9, 0.8, 1e-3, 1], [0, 2]
 
 
-ROWS = 17  # of 59 entries
+ROWS = 17
+
+
+def columns(rng: np.random.Generator) -> int:
+    """The length of rows: short or long, which some kernels take differently."""
+    return int(rng.choice([59, 203]))
 
 
 def _rows(reads: int) -> Call:
     """A function of `reads` matrices that writes one."""
-    return lambda rng: ([*(normal(rng, ROWS, 59) for _ in range(reads)), empty(ROWS, 59), 59], [reads])
+
+    def call(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+        n = columns(rng)
+        return [*(normal(rng, ROWS, n) for _ in range(reads)), empty(ROWS, n), n], [reads]
+
+    return call
 
 
 def _cross_entropy(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    return [normal(rng, ROWS, 59), empty(ROWS, 59), empty(ROWS), rng.integers(0, 59, ROWS), 59], [1, 2]
+    n = columns(rng)
+    return [normal(rng, ROWS, n), empty(ROWS, n), empty(ROWS), rng.integers(0, n, ROWS), n], [1, 2]
 
 
 def _cross_entropy_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
@@ -78,29 +89,31 @@ def _attention_weights_gradient(rng: np.random.Generator) -> tuple[list[Any], li
 
 
 def _normalise(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    arrays = [normal(rng, 9, 2, 59), normal(rng, 2, 59), normal(rng, 2, 59), empty(9, 2, 59)]
-    return [*arrays, empty(9, 2), empty(9, 2), 59, 1e-5, True], [3, 4, 5]
+    arrays = [normal(rng, 9, 59), normal(rng, 59), normal(rng, 59), empty(9, 59)]
+    return [*arrays, empty(9), empty(9), 59, 1e-5, True], [3, 4, 5]
 
 
 def _normalise_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    arrays = [
-        normal(rng, 9, 2, 59),
-        normal(rng, 9, 2, 59),
-        normal(rng, 2, 59),
-        normal(rng, 9, 2),
-        normal(rng, 9, 2),
-    ]
-    return [*arrays, empty(9, 2, 59), empty(2, 59), empty(2, 59), 59, True], [5, 6, 7]
+    arrays = [normal(rng, 9, 59), normal(rng, 9, 59), normal(rng, 59), normal(rng, 9), normal(rng, 9)]
+    return [*arrays, empty(9, 59), empty(59), empty(59), 59, True], [5, 6, 7]
 
 
-def _batch_norm(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    arrays = [normal(rng, 9, 3, 59), normal(rng, 3), normal(rng, 3), empty(9, 3, 59)]
-    return [*arrays, empty(3), empty(3), 59, 1e-5], [3, 4, 5]
+def _sets(rng: np.random.Generator) -> tuple[int, int]:
+    """How many of 6 channels of 9 examples share moments (0: one of all examples), and how many sets that gives."""
+    return ((0, 6), (3, 18))[rng.integers(2)]
 
 
-def _batch_norm_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
-    arrays = [normal(rng, 9, 3, 59), normal(rng, 9, 3, 59), *(normal(rng, 3) for _ in range(5))]
-    return [*arrays, empty(9, 3, 59), empty(3), empty(3), 59], [7, 8, 9]
+def _normalise_channels(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    members, sets = _sets(rng)
+    arrays = [normal(rng, 9, 6, 59), normal(rng, 6), normal(rng, 6), empty(9, 6, 59)]
+    return [*arrays, empty(sets), empty(sets), 59, members, 1e-5], [3, 4, 5]
+
+
+def _normalise_channels_gradient(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
+    members, sets = _sets(rng)
+    arrays = [normal(rng, 9, 6, 59), normal(rng, 9, 6, 59), normal(rng, 6)]
+    moments = [normal(rng, sets) for _ in range(4)]
+    return [*arrays, *moments, empty(9, 6, 59), empty(6), empty(6), 59, members], [7, 8, 9]
 
 
 def _transposed(rng: np.random.Generator) -> tuple[list[Any], list[int]]:
@@ -184,8 +197,8 @@ CALLS: dict[str, Call] = {
     "relu_gradient": _elementwise(2),
     "normalise": _normalise,
     "normalise_gradient": _normalise_gradient,
-    "batch_norm": _batch_norm,
-    "batch_norm_gradient": _batch_norm_gradient,
+    "normalise_channels": _normalise_channels,
+    "normalise_channels_gradient": _normalise_channels_gradient,
     "softmax": _rows(1),
     "softmax_gradient": _rows(2),
     "log_softmax": _rows(1),

@@ -55,6 +55,7 @@ def errors(function: Callable[..., Any], *arrays: Any) -> list[tuple[float, floa
     ]
 
 
+WEIGHTS = random.normal(size=(2, 203)).astype(np.float32)
 CLASSES = random.integers(0, 83, 64)
 CASES: dict[str, Callable[..., Any]] = {
     "softmax": ops.softmax,
@@ -62,16 +63,21 @@ CASES: dict[str, Callable[..., Any]] = {
     "cross_entropy": lambda x: ops.cross_entropy(x, CLASSES, reduction="none"),
     "layer_norm": lambda x: ops.layer_norm(x, x.shape[1]),
     "rms_norm": lambda x: ops.rms_norm(x, x.shape[1]),
-    "group_norm": lambda x: ops.group_norm(x.reshape((4, 16, 83)), 4),
-    "batch_norm": lambda x: ops.batch_norm(x.reshape((4, 16, 83)))[0],
+    "group_norm": lambda x: ops.group_norm(x.reshape((4, 16, -1)), 4),
+    "group_norm, weights": lambda x: ops.group_norm(x.reshape((4, 16, -1)), 4, *WEIGHTS[:, :16]),
+    "group_norm, 1 entry": lambda x: ops.group_norm(x, 1, *WEIGHTS[:, : x.shape[1]]),
+    "instance norm": lambda x: ops.group_norm(x.reshape((16, 4, -1)), 4, *WEIGHTS[:, :4]),
+    "batch_norm": lambda x: ops.batch_norm(x.reshape((4, 16, -1)))[0],
+    "batch_norm, 1 channel": lambda x: ops.batch_norm(x.reshape((64, 1, -1)), *WEIGHTS[:, :1])[0],
     "attention": lambda x: ops.scaled_dot_product_attention(x, x, x, causal=True),
 }
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("columns", [83, 203])
 @pytest.mark.parametrize("name", CASES)
-def test_as_close_to_float64_as_numpy(name: str, size: float) -> None:
-    x = (size * random.normal(size=(64, 83))).astype(np.float32)
+def test_as_close_to_float64_as_numpy(name: str, columns: int, size: float) -> None:
+    x = (size * random.normal(size=(64, columns))).astype(np.float32)
     for ours, plain in errors(CASES[name], x):
         assert ours <= 2 * plain + 8 * EPS
 
@@ -83,8 +89,9 @@ def test_layer_norm_far_from_0_as_close_as_numpy() -> None:
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "cross_entropy"])
-def test_special_values_are_numpys(name: str) -> None:
-    x = random.normal(size=(64, 83)).astype(np.float32)
+@pytest.mark.parametrize("columns", [83, 203])
+def test_special_values_are_numpys(name: str, columns: int) -> None:
+    x = random.normal(size=(64, columns)).astype(np.float32)
     x[0], x[1, 5], x[2, 6], x[3, 7:60], x[4, :82], x[5] = -inf, nan, inf, -inf, -inf, 3e38
     x[6, ::2] = -3e38
     ours, plain = both(CASES[name], x)
@@ -172,6 +179,7 @@ def test_indices_out_of_range_are_refused(wrong: int) -> None:
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     x, y, c = np.zeros((4, 6), np.float32), np.zeros((4, 5), np.float32), np.zeros(3, np.float32)
+    w = np.zeros(4, np.float32)
     refused = [
         ("softmax", (x, y, 6)),
         ("softmax", (x, x.copy(), 0)),
@@ -188,8 +196,11 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
             "normalise",
             (x, y[:0], y[:0], x.copy(), np.zeros(4, np.float32), np.zeros(4, np.float32), 6, 0.0, 1),
         ),
-        ("batch_norm", (x, c[:0], c[:0], x.copy(), c[:0], c[:0], 6, 0.0)),
-        ("batch_norm", (x, c, c, x.copy(), c.copy(), c.copy(), 6, 0.0)),
+        ("normalise_channels", (x, c[:0], c[:0], x.copy(), c[:0], c[:0], 6, 0, 0.0)),
+        ("normalise_channels", (x, c, c, x.copy(), c.copy(), c.copy(), 6, 0, 0.0)),
+        ("normalise_channels", (x, w, w, x.copy(), w.copy(), w.copy(), 6, 3, 0.0)),
+        ("normalise_channels", (x, w, w, x.copy(), w.copy(), w.copy(), 6, -1, 0.0)),
+        ("normalise_channels", (x, w, w, x.copy(), c.copy(), c.copy(), 6, 2, 0.0)),
     ]
     for name, arguments in refused:
         with pytest.raises(ValueError, match=r"must (be|have)"):
