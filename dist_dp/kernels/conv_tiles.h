@@ -12,85 +12,108 @@
 typedef float vector __attribute__((vector_size(4 * WIDTH)));
 typedef float unaligned __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
-/* Eight sums at a time: of all filters where a register holds all LANES places, else of half of them and twice the places,
-   so that there are fewer weights to load for a product. */
+/* x * y + sum, rounded once. */
+TARGET INLINE vector NAME(multiply_add)(vector x, float y, vector sum) {
 #if WIDTH == 16
-#define VECTORS 1
+    return (vector)_mm512_fmadd_ps((__m512)x, _mm512_set1_ps(y), (__m512)sum);
+#elif WIDTH == 8
+    return (vector)_mm256_fmadd_ps((__m256)x, _mm256_set1_ps(y), (__m256)sum);
 #else
-#define VECTORS 2
+    for (int i = 0; i < WIDTH; i++) sum[i] = __builtin_fmaf(x[i], y, sum[i]);
+    return sum;
 #endif
-#define SOME (FILTERS / VECTORS)
+}
 
-/* VECTORS * WIDTH places of SOME results: out[f][p] = sum over k of weights[k][f] x[offsets[k] + p]. */
-TARGET static inline void NAME(correlate)(const float *x, const int64_t *offsets, int64_t terms, const float *weights,
-                                          float *out, ptrdiff_t stride) {
-    vector sums[SOME][VECTORS];
-    for (int f = 0; f < SOME; f++)
-        for (int v = 0; v < VECTORS; v++) sums[f][v] = (vector){0};
+/* Sums are made in tiles of ROWS x up to VECTORS registers: 24 of 32 where they are wide, else 12 of 16. */
+#define VECTORS 3
+#if WIDTH == 16
+#define ROWS 8
+#else
+#define ROWS 4
+#endif
+
+/* out[f][p] = bias[f] + sum over k of weights[k][f] x[offsets[k] + p], for some <= ROWS filters and as many places as
+   are left, at most vectors * WIDTH. */
+TARGET INLINE void NAME(correlate)(const int vectors, const float *x, const int64_t *offsets, int64_t terms,
+                                   const float *weights, const float *bias, int64_t some, float *out, ptrdiff_t stride,
+                                   ptrdiff_t left) {
+    vector sums[ROWS][VECTORS];
+    for (int f = 0; f < ROWS; f++)
+        for (int v = 0; v < vectors; v++) sums[f][v] = (vector){0};
     for (int64_t k = 0; k < terms; k++, weights += FILTERS) {
         vector pixels[VECTORS];
-        for (int v = 0; v < VECTORS; v++) pixels[v] = *(const unaligned *)(x + offsets[k] + v * WIDTH);
+        for (int v = 0; v < vectors; v++) pixels[v] = *(const unaligned *)(x + offsets[k] + v * WIDTH);
 #pragma GCC unroll 8
-        for (int f = 0; f < SOME; f++)
-            for (int v = 0; v < VECTORS; v++) sums[f][v] += pixels[v] * weights[f];
+        for (int f = 0; f < ROWS; f++)
+            for (int v = 0; v < vectors; v++)
+                sums[f][v] = NAME(multiply_add)(pixels[v], weights[f], sums[f][v]);
     }
-    for (int f = 0; f < SOME; f++)
-        for (int v = 0; v < VECTORS; v++) *(unaligned *)(out + f * stride + v * WIDTH) = sums[f][v];
+    for (int f = 0; f < ROWS; f++)
+        for (int v = 0; v < vectors && f < some; v++) {
+            vector sum = sums[f][v] + bias[f];
+            if (left - v * WIDTH >= WIDTH)
+                *(unaligned *)(out + f * stride + v * WIDTH) = sum;
+            else
+                memcpy(out + f * stride + v * WIDTH, &sum, (size_t)(left - v * WIDTH) * sizeof *out);
+        }
 }
 
-TARGET static void NAME(correlate_image)(const float *planes, const int64_t *offsets, int64_t terms, const float *weights,
-                                         int64_t filters, float *out, ptrdiff_t length) {
-    for (ptrdiff_t p = 0; p < length; p += VECTORS * WIDTH)
-        for (int64_t o = 0; o < filters; o += SOME)
-            NAME(correlate)(planes + p, offsets, terms, weights + o / FILTERS * FILTERS * terms + o % FILTERS,
-                            out + o * length + p, length);
-}
-
-#undef VECTORS
-#undef SOME
-
-/* As many sums at a time as the registers hold: 16 of 32 where they are wide, else 8 of 16. */
-#if WIDTH == 16
-#define ROWS 4
-#else
-#define ROWS 2
-#endif
-
-/* Adds to `lanes` the products of ROWS rows of g with PLACES shifts of x, of one image after the other: lane l of a sum
-   has the places p with p % LANES = l. */
-TARGET static inline void NAME(multiply)(const float *x, ptrdiff_t image, const int64_t *offsets, const float *g,
-                                         ptrdiff_t gradient, ptrdiff_t length, int64_t images, float *lanes,
-                                         ptrdiff_t stride) {
-    for (int part = 0; part < LANES; part += WIDTH) {
-        vector sums[ROWS][PLACES];
-        for (int f = 0; f < ROWS; f++)
-            for (int k = 0; k < PLACES; k++) sums[f][k] = *(unaligned *)(lanes + f * stride + k * LANES + part);
-        for (int64_t n = 0; n < images; n++)
-            for (ptrdiff_t p = part; p < length; p += LANES) {
-                vector pixels[PLACES];
-#pragma GCC unroll 8
-                for (int k = 0; k < PLACES; k++) pixels[k] = *(const unaligned *)(x + n * image + offsets[k] + p);
-#pragma GCC unroll 8
-                for (int f = 0; f < ROWS; f++) {
-                    vector row = *(const unaligned *)(g + n * gradient + f * length + p);
-#pragma GCC unroll 8
-                    for (int k = 0; k < PLACES; k++) sums[f][k] += pixels[k] * row;
-                }
-            }
-        for (int f = 0; f < ROWS; f++)
-            for (int k = 0; k < PLACES; k++) *(unaligned *)(lanes + f * stride + k * LANES + part) = sums[f][k];
+TARGET static void NAME(correlate_planes)(const float *planes, const int64_t *offsets, int64_t terms, const float *weights,
+                                          const float *bias, int64_t filters, float *out, ptrdiff_t stride,
+                                          ptrdiff_t length) {
+    for (int64_t o = 0; o < filters; o += ROWS) {
+        const float *w = weights + o / FILTERS * FILTERS * terms + o % FILTERS;
+        for (ptrdiff_t p = 0; p < length; p += VECTORS * WIDTH) {
+            const float *x = planes + p;
+            float *to = out + o * stride + p;
+            if (length - p > 2 * WIDTH)
+                NAME(correlate)(3, x, offsets, terms, w, bias + o, filters - o, to, stride, length - p);
+            else if (length - p > WIDTH)
+                NAME(correlate)(2, x, offsets, terms, w, bias + o, filters - o, to, stride, length - p);
+            else
+                NAME(correlate)(1, x, offsets, terms, w, bias + o, filters - o, to, stride, length - p);
+        }
     }
 }
 
-TARGET static void NAME(multiply_images)(const float *planes, ptrdiff_t image, const int64_t *offsets, int64_t terms,
-                                         const float *g, int64_t filters, ptrdiff_t length, int64_t images, float *lanes) {
-    for (int64_t o = 0; o < filters; o += ROWS)
-        for (int64_t k = 0; k < terms; k += PLACES)
-            NAME(multiply)(planes, image, offsets + k, g + o * length, filters * length, length, images,
-                           lanes + (o * terms + k) * LANES, terms * LANES);
+/* sums[k][f] += the sum over all places p of all images of x[offsets[k] + p] g[p][f], for ROWS terms k. */
+TARGET INLINE void NAME(multiply)(const int vectors, const float *x, ptrdiff_t image, const int64_t *offsets, const float *g,
+                                  ptrdiff_t padded, ptrdiff_t length, int64_t images, float *out) {
+    vector sums[ROWS][VECTORS];
+    for (int k = 0; k < ROWS; k++)
+        for (int v = 0; v < vectors; v++) sums[k][v] = (vector){0};
+    for (int64_t n = 0; n < images; n++, x += image) {
+        const float *pixels[ROWS];
+        for (int k = 0; k < ROWS; k++) pixels[k] = x + offsets[k];
+        for (ptrdiff_t p = 0; p < length; p++, g += padded) {
+            vector row[VECTORS];
+            for (int v = 0; v < vectors; v++) row[v] = *(const unaligned *)(g + v * WIDTH);
+#pragma GCC unroll 8
+            for (int k = 0; k < ROWS; k++)
+                for (int v = 0; v < vectors; v++)
+                    sums[k][v] = NAME(multiply_add)(row[v], pixels[k][p], sums[k][v]);
+        }
+    }
+    for (int k = 0; k < ROWS; k++)
+        for (int v = 0; v < vectors; v++) *(unaligned *)(out + k * padded + v * WIDTH) += sums[k][v];
+}
+
+TARGET static void NAME(multiply_planes)(const float *planes, ptrdiff_t image, const int64_t *offsets, int64_t terms,
+                                         const float *g, ptrdiff_t padded, ptrdiff_t length, int64_t images, float *sums) {
+    for (ptrdiff_t f = 0; f < padded; f += VECTORS * WIDTH)
+        for (int64_t k = 0; k < terms; k += ROWS) {
+            float *to = sums + k * padded + f;
+            if (padded - f > 2 * WIDTH)
+                NAME(multiply)(3, planes, image, offsets + k, g + f, padded, length, images, to);
+            else if (padded - f > WIDTH)
+                NAME(multiply)(2, planes, image, offsets + k, g + f, padded, length, images, to);
+            else
+                NAME(multiply)(1, planes, image, offsets + k, g + f, padded, length, images, to);
+        }
 }
 
 #undef ROWS
+#undef VECTORS
 #undef vector
 #undef unaligned
 #undef NAME
