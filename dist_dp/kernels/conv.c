@@ -84,7 +84,7 @@ static float *aligned(float *memory) { return (float *)(((uintptr_t)memory + 63)
 
 /* Copies the pixels of an image, the channels of one group, that lie under `rows` rows of windows from `start` on. Columns
    outside of the image are already 0. */
-static void deal_out(const Layout *s, const float *x, const int64_t *shifts, int64_t count, int64_t start, int64_t rows,
+KERNEL static void deal_out(const Layout *s, const float *x, const int64_t *shifts, int64_t count, int64_t start, int64_t rows,
                      float *planes) {
     int64_t stride = s->column_stride;
     for (int64_t c = 0; c < s->channels; c++, x += s->height * s->width)
@@ -115,7 +115,7 @@ static int dense(const Layout *s, int64_t parts) {
 }
 
 /* Puts the places of a band where the windows of a part go. */
-static void put(const Layout *s, const Part *part, const float *places, int64_t start, int64_t rows, float *out) {
+KERNEL static void put(const Layout *s, const Part *part, const float *places, int64_t start, int64_t rows, float *out) {
     for (int64_t o = 0; o < s->filters; o++)
         for (int64_t r = 0; r < rows; r++) {
             const float *from = places + (o * s->band + r) * s->columns;
@@ -130,10 +130,23 @@ static void put(const Layout *s, const Part *part, const float *places, int64_t 
         }
 }
 
-/* g (filters, length), of which `stride` is from one filter to the next, as (length, padded). */
-static void turn(const float *g, ptrdiff_t filters, ptrdiff_t stride, ptrdiff_t length, float *out, ptrdiff_t padded) {
-    for (ptrdiff_t f = 0; f < filters; f++)
-        for (ptrdiff_t p = 0; p < length; p++) out[p * padded + f] = g[f * stride + p];
+/* g (filters, length), of which `stride` is from one filter to the next, as (length, padded), square by square. */
+enum { SIDE = 8 };
+
+INLINE void turn_square(const float *g, ptrdiff_t stride, float *out, ptrdiff_t padded, ptrdiff_t filters, ptrdiff_t length) {
+    for (ptrdiff_t p = 0; p < length; p++)
+        for (ptrdiff_t f = 0; f < filters; f++) out[p * padded + f] = g[f * stride + p];
+}
+
+KERNEL static void turn(const float *restrict g, ptrdiff_t filters, ptrdiff_t stride, ptrdiff_t length, float *restrict out,
+                        ptrdiff_t padded) {
+    for (ptrdiff_t f = 0; f < filters; f += SIDE)
+        for (ptrdiff_t p = 0; p < length; p += SIDE)
+            if (filters - f >= SIDE && length - p >= SIDE)
+                turn_square(g + f * stride + p, stride, out + p * padded + f, padded, SIDE, SIDE);
+            else
+                turn_square(g + f * stride + p, stride, out + p * padded + f, padded, least(filters - f, SIDE),
+                            least(length - p, SIDE));
 }
 
 /* --- the two functions ------------------------------------------------------------------------------------------------ */

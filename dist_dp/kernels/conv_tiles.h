@@ -100,12 +100,10 @@ TARGET INLINE void NAME(multiply)(const int vectors, const float *x, ptrdiff_t i
 
 TARGET static void NAME(multiply_planes)(const float *planes, ptrdiff_t image, const int64_t *offsets, int64_t terms,
                                          const float *g, ptrdiff_t padded, ptrdiff_t length, int64_t images, float *sums) {
-    for (ptrdiff_t f = 0; f < padded; f += VECTORS * WIDTH)
-        for (int64_t k = 0; k < terms; k += ROWS) {
+    for (int64_t k = 0; k < terms; k += ROWS)
+        for (ptrdiff_t f = 0; f < padded; f += 2 * WIDTH) {
             float *to = sums + k * padded + f;
-            if (padded - f > 2 * WIDTH)
-                NAME(multiply)(3, planes, image, offsets + k, g + f, padded, length, images, to);
-            else if (padded - f > WIDTH)
+            if (padded - f > WIDTH)
                 NAME(multiply)(2, planes, image, offsets + k, g + f, padded, length, images, to);
             else
                 NAME(multiply)(1, planes, image, offsets + k, g + f, padded, length, images, to);
