@@ -82,31 +82,56 @@ static int64_t planes_of(const Layout *s, int64_t shifts) { return s->channels *
 
 static float *aligned(float *memory) { return (float *)(((uintptr_t)memory + 63) / 64 * 64); }
 
-/* Copies the pixels of an image, the channels of one group, that lie under `rows` rows of windows from `start` on. Columns
-   outside of the image are already 0. */
+/* What the shifts span: an image's line with its padding begins with the least, and is read to the end of a register. */
+static int64_t least_shift(const int64_t *shifts, int64_t count) {
+    int64_t found = count ? shifts[0] : 0;
+    for (int64_t j = 1; j < count; j++) found = least(found, shifts[j]);
+    return found;
+}
+
+static int64_t line_of(const Layout *s, const int64_t *shifts, int64_t count) {
+    int64_t span = 0;
+    for (int64_t j = 0; j < count; j++) {
+        int64_t beyond = shifts[j] - least_shift(shifts, count);
+        if (beyond > span) span = beyond;
+    }
+    return up(s->columns, LANES) * s->column_stride + span;
+}
+
+static int64_t lines_of(const Layout *s) { return (s->band + s->reach) * s->phases; }
+
+/* Every `stride`-th element, and what follows to the end of a register, which the next line will overwrite. */
+INLINE void copy_line(const float *restrict from, float *restrict to, int64_t columns, int64_t stride) {
+    for (int64_t q = 0; q < columns; q += LANES)
+        for (int i = 0; i < LANES; i++) to[q + i] = from[(q + i) * stride];
+}
+
+/* Copies the pixels of an image, the channels of one group, that lie under `rows` rows of windows from `start` on. `padded`
+   holds a channel with its padding, which is 0 already. */
 KERNEL static void deal_out(const Layout *s, const float *x, const int64_t *shifts, int64_t count, int64_t start, int64_t rows,
-                     float *planes) {
-    int64_t stride = s->column_stride;
-    for (int64_t c = 0; c < s->channels; c++, x += s->height * s->width)
-        for (int64_t j = 0; j < count; j++) {
-            int64_t shift = shifts[j], behind = s->width - shift;
-            int64_t first = shift < 0 ? least((stride - 1 - shift) / stride, s->columns) : 0;
-            int64_t last = behind > 0 ? least((behind - 1) / stride + 1, s->columns) : 0;
-            for (int64_t b = 0; b < s->phases; b++, planes += s->plane)
-                for (int64_t r = 0; r < rows + s->reach; r++) {
-                    int64_t y = (start + r) * s->row_stride + b - s->top;
-                    const float *row = x + y * s->width + shift;
-                    float *to = planes + r * s->columns;
-                    if (y < 0 || y >= s->height)
-                        memset(to, 0, (size_t)s->columns * sizeof *to);
-                    else if (stride == 1) {
-                        if (last > first) memcpy(to + first, row + first, (size_t)(last - first) * sizeof *to);
-                    } else if (stride == 2)
-                        for (int64_t q = first; q < last; q++) to[q] = row[2 * q];
-                    else
-                        for (int64_t q = first; q < last; q++) to[q] = row[stride * q];
-                }
+                            float *planes, float *padded) {
+    int64_t line = line_of(s, shifts, count), left = least_shift(shifts, count), lines = (rows + s->reach) * s->phases;
+    int64_t first = left < 0 ? least(-left, line) : 0, width = least(s->width - left - first, line - first);
+    for (int64_t c = 0; c < s->channels; c++, x += s->height * s->width) {
+        for (int64_t i = 0; i < lines; i++) {
+            int64_t y = (start + i / s->phases) * s->row_stride + i % s->phases - s->top;
+            if (y < 0 || y >= s->height)
+                memset(padded + i * line, 0, (size_t)line * sizeof *padded);
+            else if (width > 0)
+                memcpy(padded + i * line + first, x + y * s->width + left + first, (size_t)width * sizeof *padded);
         }
+        for (int64_t j = 0; j < count; j++)
+            for (int64_t b = 0; b < s->phases; b++, planes += s->plane)
+                for (int64_t i = b, r = 0; i < lines; i += s->phases, r++) {
+                    const float *from = padded + i * line + shifts[j] - left;
+                    if (s->column_stride == 1)
+                        copy_line(from, planes + r * s->columns, s->columns, 1);
+                    else if (s->column_stride == 2)
+                        copy_line(from, planes + r * s->columns, s->columns, 2);
+                    else
+                        copy_line(from, planes + r * s->columns, s->columns, s->column_stride);
+                }
+    }
 }
 
 /* Whether the places of a band are those of the result, one behind the other. */
@@ -157,15 +182,16 @@ static void correlate(const Layout *s, const float *x, const float *weights, con
                       const int64_t *offsets, const Part *parts, int64_t how_many, const float *bias, float *out,
                       float *memory) {
     int64_t padded = up(s->filters, FILTERS), size = s->out_height * s->out_width;
-    float *planes = aligned(memory), *places = planes + planes_of(s, count);
-    memset(planes, 0, (size_t)planes_of(s, count) * sizeof *planes);
+    float *planes = aligned(memory), *channel = planes + planes_of(s, count);
+    float *places = channel + lines_of(s) * line_of(s, shifts, count);
+    memset(planes, 0, (size_t)(places - planes) * sizeof *planes);
     for (int64_t k = 0; k < s->images * s->groups; k++, x += s->channels * s->height * s->width, out += s->filters * size) {
         int64_t group = k % s->groups;
         for (int64_t start = 0; start < s->rows; start += s->band) {
             int64_t rows = least(s->band, s->rows - start);
             const int64_t *offset = offsets;
             const float *w = weights;
-            deal_out(s, x, shifts, count, start, rows, planes);
+            deal_out(s, x, shifts, count, start, rows, planes, channel);
             for (const Part *part = parts; part < parts + how_many; part++) {
                 int whole = dense(s, how_many);
                 CALL(correlate_planes, planes, offset, part->terms, w + group * padded * part->terms, bias + group * padded,
@@ -183,8 +209,9 @@ static int64_t together(const Layout *s) {
     return least(ENOUGH / (s->band * s->columns) + 1, s->images);
 }
 
-static int64_t memory_for_weights(const Layout *s, int64_t shifts) {
-    return together(s) * (planes_of(s, shifts) + s->band * s->columns * up(s->filters, LANES)) + LANES;
+static int64_t memory_for_weights(const Layout *s, const int64_t *shifts, int64_t count) {
+    return together(s) * (planes_of(s, count) + s->band * s->columns * up(s->filters, LANES)) +
+           lines_of(s) * line_of(s, shifts, count) + LANES;
 }
 
 /* out (groups, terms, filters, padded to a multiple of LANES): the sum over all images n and places p of
@@ -194,7 +221,8 @@ static void correlate_weights(const Layout *s, const float *x, const float *g, c
     int64_t padded = up(s->filters, LANES), pixels = s->channels * s->height * s->width, size = s->rows * s->columns;
     int64_t some = together(s);
     float *planes = aligned(memory), *turned = planes + some * planes_of(s, count);
-    memset(memory, 0, (size_t)memory_for_weights(s, count) * sizeof *memory);
+    float *channel = turned + some * s->band * s->columns * padded;
+    memset(memory, 0, (size_t)memory_for_weights(s, shifts, count) * sizeof *memory);
     memset(out, 0, (size_t)(s->groups * terms * padded) * sizeof *out);
     for (int64_t group = 0; group < s->groups; group++, out += terms * padded)
         for (int64_t n = 0; n < s->images; n += some)
@@ -202,7 +230,8 @@ static void correlate_weights(const Layout *s, const float *x, const float *g, c
                 int64_t rows = least(s->band, s->rows - start), images = least(some, s->images - n);
                 for (int64_t i = 0; i < images; i++) {
                     int64_t k = (n + i) * s->groups + group;
-                    deal_out(s, x + k * pixels, shifts, count, start, rows, planes + i * planes_of(s, count));
+                    deal_out(s, x + k * pixels, shifts, count, start, rows, planes + i * planes_of(s, count),
+                             channel);
                     turn(g + k * s->filters * size + start * s->columns, s->filters, size, rows * s->columns,
                          turned + i * rows * s->columns * padded, padded);
                 }
@@ -272,7 +301,9 @@ static int correlate_fits(const Argument *a) {
     return parts_fit(s, &a[5], SIZE(4)) && sized(a, 1, 1, batch * s->channels * s->height * s->width) &&
            sized(a, 2, 2, s->groups * padded * SIZE(4)) && sized(a, 6, 6, s->groups * padded) &&
            sized(a, 7, 7, batch * s->filters * s->out_height * s->out_width) &&
-           sized(a, 8, 8, planes_of(s, SIZE(3)) + s->filters * s->band * s->columns + LANES);
+           sized(a, 8, 8,
+                 planes_of(s, SIZE(3)) + lines_of(s) * line_of(s, WHOLES(3), SIZE(3)) +
+                     s->filters * s->band * s->columns + LANES);
 }
 
 static int correlate_weights_fits(const Argument *a) {
@@ -282,7 +313,7 @@ static int correlate_weights_fits(const Argument *a) {
     if (SIZE(4) % FILTERS) return refused("the number of terms must be a multiple of 8");
     return sized(a, 1, 1, batch * s->channels * s->height * s->width) &&
            sized(a, 2, 2, batch * s->filters * s->rows * s->columns) &&
-           sized(a, 5, 5, s->groups * SIZE(4) * up(s->filters, LANES)) && sized(a, 6, 6, memory_for_weights(s, SIZE(3)));
+           sized(a, 5, 5, s->groups * SIZE(4) * up(s->filters, LANES)) && sized(a, 6, 6, memory_for_weights(s, WHOLES(3), SIZE(3)));
 }
 
 /* layout, x, weights, shifts, offsets, parts, bias, out, memory */

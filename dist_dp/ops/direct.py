@@ -54,6 +54,7 @@ class Table(NamedTuple):
         offsets: of each term, in the order of the weights, of one part after the other.
         parts: (terms, first row, first column) of each.
         planes: how many elements the kernel needs for planes.
+        channel: and for a channel with its padding.
         places: how many windows of each filter there are in a band.
     """
 
@@ -62,6 +63,7 @@ class Table(NamedTuple):
     offsets: Array
     parts: Array
     planes: int
+    channel: int
     places: int
 
 
@@ -97,6 +99,7 @@ def _table(
         np.concatenate(offsets).astype(np.int64),
         np.array([(len(o), *first) for o, (first, *_) in zip(offsets, parts, strict=False)], np.int64),
         sizes[2] * len(shifts) * phases * plane + _LANES,
+        (band + reach) * phases * (_up(windows[1], _LANES) * strides[1] + max(shifts) - min(shifts)),
         band * windows[1],
     )
 
@@ -193,7 +196,7 @@ def _correlate(table: Table, x: Array, weights: Array, bias: Array | None, out: 
     if bias is not None:
         biases[:, :filters] = bias.reshape(groups, filters)
     places = filters * table.places
-    memory = np.empty(table.planes + places + _LANES, np.float32)
+    memory = np.empty(table.planes + table.channel + places + _LANES, np.float32)
     kernels.compiled.correlate(
         table.layout, x, weights, table.shifts, table.offsets, table.parts, biases, out, memory
     )
@@ -214,7 +217,8 @@ def weight_gradient(x: Array, g: Array, kernel: Pair, geometry: Geometry) -> Arr
     table = _forward(x.shape, filters, kernel, geometry, _FILTERS)
     padded = _up(filters // groups, _LANES)
     together = min(_ENOUGH // table.places + 1, len(x))
-    memory = np.empty(together * (table.planes + padded * table.places) + _LANES, np.float32)
+    size = together * (table.planes + padded * table.places) + table.channel + _LANES
+    memory = np.empty(size, np.float32)
     sums = np.empty((groups, len(table.offsets), padded), x.dtype)
     kernels.compiled.correlate_weights(table.layout, x, g, table.shifts, table.offsets, sums, memory)
     channels = x.shape[1] // groups
