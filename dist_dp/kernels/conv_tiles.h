@@ -32,23 +32,22 @@ TARGET INLINE vector NAME(multiply_add)(vector x, float y, vector sum) {
 #define ROWS 4
 #endif
 
-/* out[f][p] = bias[f] + sum over k of weights[k][f] x[offsets[k] + p], for some <= ROWS filters and as many places as
+/* out[f][p] = bias[f] + sum over k of weights[k][f] x[offsets[k] + p], for some <= rows filters and as many places as
    are left, at most vectors * WIDTH. */
-TARGET INLINE void NAME(correlate)(const int vectors, const float *x, const int64_t *offsets, int64_t terms,
-                                   const float *weights, const float *bias, int64_t some, float *out, ptrdiff_t stride,
-                                   ptrdiff_t left) {
-    vector sums[ROWS][VECTORS];
-    for (int f = 0; f < ROWS; f++)
+TARGET INLINE void NAME(correlate_tile)(const int rows, const int vectors, const float *x, const int64_t *offsets,
+                                        int64_t terms, const float *weights, const float *bias, int64_t some, float *out,
+                                        ptrdiff_t stride, ptrdiff_t left) {
+    vector sums[FILTERS][VECTORS];
+    for (int f = 0; f < rows; f++)
         for (int v = 0; v < vectors; v++) sums[f][v] = (vector){0};
     for (int64_t k = 0; k < terms; k++, weights += FILTERS) {
         vector pixels[VECTORS];
         for (int v = 0; v < vectors; v++) pixels[v] = *(const unaligned *)(x + offsets[k] + v * WIDTH);
 #pragma GCC unroll 8
-        for (int f = 0; f < ROWS; f++)
-            for (int v = 0; v < vectors; v++)
-                sums[f][v] = NAME(multiply_add)(pixels[v], weights[f], sums[f][v]);
+        for (int f = 0; f < rows; f++)
+            for (int v = 0; v < vectors; v++) sums[f][v] = NAME(multiply_add)(pixels[v], weights[f], sums[f][v]);
     }
-    for (int f = 0; f < ROWS; f++)
+    for (int f = 0; f < rows; f++)
         for (int v = 0; v < vectors && f < some; v++) {
             vector sum = sums[f][v] + bias[f];
             if (left - v * WIDTH >= WIDTH)
@@ -58,21 +57,32 @@ TARGET INLINE void NAME(correlate)(const int vectors, const float *x, const int6
         }
 }
 
-TARGET static void NAME(correlate_planes)(const float *planes, const int64_t *offsets, int64_t terms, const float *weights,
+TARGET INLINE void NAME(correlate_rows)(const int rows, const float *x, const int64_t *offsets, int64_t terms,
+                                        const float *weights, const float *bias, int64_t some, float *out, ptrdiff_t stride,
+                                        ptrdiff_t length) {
+    for (ptrdiff_t left = length; left > 0; left -= VECTORS * WIDTH, x += VECTORS * WIDTH, out += VECTORS * WIDTH)
+        if (left > 2 * WIDTH)
+            NAME(correlate_tile)(rows, 3, x, offsets, terms, weights, bias, some, out, stride, left);
+        else if (left > WIDTH)
+            NAME(correlate_tile)(rows, 2, x, offsets, terms, weights, bias, some, out, stride, left);
+        else
+            NAME(correlate_tile)(rows, 1, x, offsets, terms, weights, bias, some, out, stride, left);
+}
+
+TARGET static void NAME(correlate_planes)(const float *x, const int64_t *offsets, int64_t terms, const float *weights,
                                           const float *bias, int64_t filters, float *out, ptrdiff_t stride,
                                           ptrdiff_t length) {
-    for (int64_t o = 0; o < filters; o += ROWS) {
+    for (int64_t o = 0; o < filters; o += ROWS, bias += ROWS, out += ROWS * stride) {
         const float *w = weights + o / FILTERS * FILTERS * terms + o % FILTERS;
-        for (ptrdiff_t p = 0; p < length; p += VECTORS * WIDTH) {
-            const float *x = planes + p;
-            float *to = out + o * stride + p;
-            if (length - p > 2 * WIDTH)
-                NAME(correlate)(3, x, offsets, terms, w, bias + o, filters - o, to, stride, length - p);
-            else if (length - p > WIDTH)
-                NAME(correlate)(2, x, offsets, terms, w, bias + o, filters - o, to, stride, length - p);
-            else
-                NAME(correlate)(1, x, offsets, terms, w, bias + o, filters - o, to, stride, length - p);
-        }
+        int64_t some = filters - o;
+        if (some > 6 || some >= ROWS)
+            NAME(correlate_rows)(ROWS, x, offsets, terms, w, bias, some, out, stride, length);
+        else if (some > 4)
+            NAME(correlate_rows)(6, x, offsets, terms, w, bias, some, out, stride, length);
+        else if (some > 2)
+            NAME(correlate_rows)(4, x, offsets, terms, w, bias, some, out, stride, length);
+        else
+            NAME(correlate_rows)(2, x, offsets, terms, w, bias, some, out, stride, length);
     }
 }
 
