@@ -18,40 +18,58 @@ enum { FILTERS = 8, ENOUGH = 512 };
 
 /* --- the inner loops for each width of the registers ------------------------------------------------------------------ */
 
-#if defined(__x86_64__)
+#if defined(KERNEL_IS_CHOSEN)
+#define FOR(set) __attribute__((target(set)))
+#define HAS_16 __builtin_cpu_supports("avx512f")
+#define HAS_8 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define FUSES HAS_8
+#else
+#define FOR(set)
+#if defined(__AVX512F__)
+#define HAS_16 1
+#endif
+#if defined(__AVX2__) && defined(__FMA__)
+#define HAS_8 1
+#endif
+#if defined(__FP_FAST_FMAF)
+#define FUSES 1
+#else
+#define FUSES 0
+#endif
+#endif
+
+#if defined(HAS_16) || defined(HAS_8)
 #include <immintrin.h>
 #endif
-#if defined(KERNEL_IS_CHOSEN)
+#if defined(HAS_16)
 #define WIDTH 16
-#define TARGET __attribute__((target("avx512f")))
+#define TARGET FOR("avx512f")
 #include "conv_tiles.h"
 #undef WIDTH
 #undef TARGET
+#define IF_16(name) HAS_16 ? name##_16 :
+#else
+#define IF_16(name)
+#endif
+#if defined(HAS_8)
 #define WIDTH 8
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET FOR("avx2,fma")
 #include "conv_tiles.h"
 #undef WIDTH
 #undef TARGET
+#define IF_8(name) HAS_8 ? name##_8 :
+#else
+#define IF_8(name)
+#endif
 #define WIDTH 4
 #define TARGET
 #include "conv_tiles.h"
-#define HAS_8 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-#define CALL(name, ...) \
-    (__builtin_cpu_supports("avx512f") ? name##_16(__VA_ARGS__) : HAS_8 ? name##_8(__VA_ARGS__) : name##_4(__VA_ARGS__))
-#else
-#define TARGET
-#if defined(__AVX512F__)
-#define WIDTH 16
-#define CALL(name, ...) name##_16(__VA_ARGS__)
-#elif defined(__AVX2__) && defined(__FMA__)
-#define WIDTH 8
-#define CALL(name, ...) name##_8(__VA_ARGS__)
-#else
-#define WIDTH 4
-#define CALL(name, ...) name##_4(__VA_ARGS__)
-#endif
-#include "conv_tiles.h"
-#endif
+#undef WIDTH
+#undef TARGET
+
+/* The function for the widest registers that there are. */
+#define WIDEST(name) (IF_16(name) IF_8(name) name##_4)
+#define AT_MOST_8(name) (IF_8(name) name##_4)
 
 /* --- images as planes, and back --------------------------------------------------------------------------------------- */
 
@@ -194,7 +212,7 @@ static void correlate(const Layout *s, const float *x, const float *weights, con
             deal_out(s, x, shifts, count, start, rows, planes, channel);
             for (const Part *part = parts; part < parts + how_many; part++) {
                 int whole = dense(s, how_many);
-                CALL(correlate_planes, planes, offset, part->terms, w + group * padded * part->terms, bias + group * padded,
+                WIDEST(correlate_planes)(planes, offset, part->terms, w + group * padded * part->terms, bias + group * padded,
                      s->filters, whole ? out + start * s->columns : places, whole ? size : s->band * s->columns,
                      rows * s->columns);
                 if (!whole) put(s, part, places, start, rows, out);
@@ -204,13 +222,16 @@ static void correlate(const Layout *s, const float *x, const float *weights, con
     }
 }
 
+/* Filters that are computed with the weights' gradient. */
+static int64_t wide(const Layout *s) { return up(s->filters, s->filters > FILTERS ? LANES : FILTERS); }
+
 /* Images in one go: enough places that reading and writing the sums does not show. */
 static int64_t together(const Layout *s) {
     return least(ENOUGH / (s->band * s->columns) + 1, s->images);
 }
 
 static int64_t memory_for_weights(const Layout *s, const int64_t *shifts, int64_t count) {
-    return together(s) * (planes_of(s, count) + s->band * s->columns * up(s->filters, LANES)) +
+    return together(s) * (planes_of(s, count) + s->band * s->columns * wide(s)) +
            lines_of(s) * line_of(s, shifts, count) + LANES;
 }
 
@@ -218,7 +239,7 @@ static int64_t memory_for_weights(const Layout *s, const int64_t *shifts, int64_
    x[n][offsets[k] + p] g[n][f][p]; memory for planes and gradients. */
 static void correlate_weights(const Layout *s, const float *x, const float *g, const int64_t *shifts, int64_t count,
                               const int64_t *offsets, int64_t terms, float *out, float *memory) {
-    int64_t padded = up(s->filters, LANES), pixels = s->channels * s->height * s->width, size = s->rows * s->columns;
+    int64_t padded = wide(s), pixels = s->channels * s->height * s->width, size = s->rows * s->columns;
     int64_t some = together(s);
     float *planes = aligned(memory), *turned = planes + some * planes_of(s, count);
     float *channel = turned + some * s->band * s->columns * padded;
@@ -235,7 +256,8 @@ static void correlate_weights(const Layout *s, const float *x, const float *g, c
                     turn(g + k * s->filters * size + start * s->columns, s->filters, size, rows * s->columns,
                          turned + i * rows * s->columns * padded, padded);
                 }
-                CALL(multiply_planes, planes, planes_of(s, count), offsets, terms, turned, padded, rows * s->columns, images,
+                (padded == FILTERS ? AT_MOST_8(multiply_planes) : WIDEST(multiply_planes))
+                (planes, planes_of(s, count), offsets, terms, turned, padded, rows * s->columns, images,
                      out);
             }
 }
@@ -313,7 +335,7 @@ static int correlate_weights_fits(const Argument *a) {
     if (SIZE(4) % FILTERS) return refused("the number of terms must be a multiple of 8");
     return sized(a, 1, 1, batch * s->channels * s->height * s->width) &&
            sized(a, 2, 2, batch * s->filters * s->rows * s->columns) &&
-           sized(a, 5, 5, s->groups * SIZE(4) * up(s->filters, LANES)) && sized(a, 6, 6, memory_for_weights(s, WHOLES(3), SIZE(3)));
+           sized(a, 5, 5, s->groups * SIZE(4) * wide(s)) && sized(a, 6, 6, memory_for_weights(s, WHOLES(3), SIZE(3)));
 }
 
 /* layout, x, weights, shifts, offsets, parts, bias, out, memory */

@@ -86,37 +86,41 @@ TARGET static void NAME(correlate_planes)(const float *x, const int64_t *offsets
     }
 }
 
-/* sums[k][f] += the sum over all places p of all images of x[offsets[k] + p] g[p][f], for ROWS terms k. */
-TARGET INLINE void NAME(multiply)(const int vectors, const float *x, ptrdiff_t image, const int64_t *offsets, const float *g,
-                                  ptrdiff_t padded, ptrdiff_t length, int64_t images, float *out) {
-    vector sums[ROWS][VECTORS];
-    for (int k = 0; k < ROWS; k++)
+/* sums[k][f] += the sum over all places p of all images of x[offsets[k] + p] g[p][f], for `rows` terms k. */
+TARGET INLINE void NAME(multiply_tile)(const int rows, const int vectors, const float *x, ptrdiff_t image,
+                                       const int64_t *offsets, const float *g, ptrdiff_t padded, ptrdiff_t length,
+                                       int64_t images, float *out) {
+    vector sums[FILTERS][VECTORS];
+    for (int k = 0; k < rows; k++)
         for (int v = 0; v < vectors; v++) sums[k][v] = (vector){0};
     for (int64_t n = 0; n < images; n++, x += image) {
-        const float *pixels[ROWS];
-        for (int k = 0; k < ROWS; k++) pixels[k] = x + offsets[k];
+        const float *pixels[FILTERS];
+        for (int k = 0; k < rows; k++) pixels[k] = x + offsets[k];
         for (ptrdiff_t p = 0; p < length; p++, g += padded) {
             vector row[VECTORS];
             for (int v = 0; v < vectors; v++) row[v] = *(const unaligned *)(g + v * WIDTH);
 #pragma GCC unroll 8
-            for (int k = 0; k < ROWS; k++)
-                for (int v = 0; v < vectors; v++)
-                    sums[k][v] = NAME(multiply_add)(row[v], pixels[k][p], sums[k][v]);
+            for (int k = 0; k < rows; k++)
+                for (int v = 0; v < vectors; v++) sums[k][v] = NAME(multiply_add)(row[v], pixels[k][p], sums[k][v]);
         }
     }
-    for (int k = 0; k < ROWS; k++)
+    for (int k = 0; k < rows; k++)
         for (int v = 0; v < vectors; v++) *(unaligned *)(out + k * padded + v * WIDTH) += sums[k][v];
 }
 
-TARGET static void NAME(multiply_planes)(const float *planes, ptrdiff_t image, const int64_t *offsets, int64_t terms,
-                                         const float *g, ptrdiff_t padded, ptrdiff_t length, int64_t images, float *sums) {
-    for (int64_t k = 0; k < terms; k += ROWS)
-        for (ptrdiff_t f = 0; f < padded; f += 2 * WIDTH) {
-            float *to = sums + k * padded + f;
-            if (padded - f > WIDTH)
-                NAME(multiply)(2, planes, image, offsets + k, g + f, padded, length, images, to);
-            else
-                NAME(multiply)(1, planes, image, offsets + k, g + f, padded, length, images, to);
+/* Terms in the outer loop: their pixels stay in the first-level cache for all filters. */
+TARGET static void NAME(multiply_planes)(const float *x, ptrdiff_t image, const int64_t *offsets, int64_t terms,
+                                         const float *g, ptrdiff_t padded, ptrdiff_t length, int64_t images, float *out) {
+    if (padded <= WIDTH)
+        for (int64_t k = 0; k < terms; k += FILTERS)
+            NAME(multiply_tile)(FILTERS, 1, x, image, offsets + k, g, padded, length, images, out + k * padded);
+    else
+        for (int64_t k = 0; k < terms; k += ROWS) {
+            ptrdiff_t f = 0;
+            for (; f + 2 * WIDTH <= padded; f += 2 * WIDTH)
+                NAME(multiply_tile)(ROWS, 2, x, image, offsets + k, g + f, padded, length, images, out + k * padded + f);
+            if (f < padded)
+                NAME(multiply_tile)(ROWS, 1, x, image, offsets + k, g + f, padded, length, images, out + k * padded + f);
         }
 }
 

@@ -215,7 +215,7 @@ def weight_gradient(x: Array, g: Array, kernel: Pair, geometry: Geometry) -> Arr
     """`patches.weight_gradient`."""
     filters, groups = g.shape[1], geometry.groups
     table = _forward(x.shape, filters, kernel, geometry, _FILTERS)
-    padded = _up(filters // groups, _LANES)
+    padded = _up(filters // groups, _LANES if filters // groups > _FILTERS else _FILTERS)
     together = min(_ENOUGH // table.places + 1, len(x))
     size = together * (table.planes + padded * table.places) + table.channel + _LANES
     memory = np.empty(size, np.float32)
