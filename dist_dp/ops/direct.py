@@ -23,23 +23,31 @@ _FILTERS, _LANES, _ENOUGH = 8, 16, 512
 _PLANES = 1 << 16
 
 
+# Beyond so many weights a product of matrices is ahead, which takes them in blocks.
+_MOST = 1 << 19
+
+
 def gains(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
     """Whether this is faster than a product of matrices, for weights (filters, channels of a group, kh, kw).
 
-    Measured: by 1.1 to 2 where the weights of all filters stay in the cache. Fewer than 3 filters waste most of the
-    work, which is done for 8 (as much is wasted elsewhere if the channels are in groups); images of few pixels waste
-    their last register; and many weights are what a product of matrices is good at.
+    Measured over kernels of 1 to 5 rows, 1 to 512 channels and 2 to 56 windows a side: by 1.1 to 5 where it is. For a
+    kernel of one pixel there is a matrix already; images of few pixels waste their last register; and few filters do
+    not repay the copies of the image.
     """
-    filters = weights[0] // geometry.groups
-    enough = filters >= 3 or geometry.groups > 1
-    return enough and filters * prod(weights[1:]) <= 1 << 16 and prod(windows) >= 64
+    filters, places = weights[0] // geometry.groups, prod(windows)
+    if weights[2] * weights[3] == 1 and geometry.groups == 1:
+        return filters >= 16 and places >= 64 and prod(weights) <= _MOST
+    enough = filters >= 16 or geometry.groups > 1
+    return places >= (16 if enough else 128) and filters * prod(weights[1:]) <= _MOST
 
 
 def gains_for_weights(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
-    """`gains` for the weights' gradient, whose sums are held in 16 lanes each and added to once every few images."""
-    filters = weights[0] // geometry.groups
-    most = max(1 << 14, 16 * prod(windows))
-    return filters * prod(weights[1:]) <= most and prod(windows) >= 64
+    """`gains` for the weights' gradient, of which 8 terms and 8 filters are computed at least."""
+    filters, places = weights[0] // geometry.groups, prod(windows)
+    if weights[2] * weights[3] == 1 and geometry.groups == 1:
+        return min(filters, weights[1]) >= 16 and prod(weights) <= _MOST
+    enough = filters > 4 or geometry.groups > 1 or places < 512
+    return enough and filters * prod(weights[1:]) <= _MOST
 
 
 Shape = tuple[int, int, int, int]
