@@ -157,18 +157,27 @@ static int dense(const Layout *s, int64_t parts) {
     return parts == 1 && s->row_step == 1 && s->column_step == 1 && s->out_height == s->rows && s->out_width == s->columns;
 }
 
-/* Puts the places of a band where the windows of a part go. */
-KERNEL static void put(const Layout *s, const Part *part, const float *places, int64_t start, int64_t rows, float *out) {
+/* Whether the next part has the odd columns of those rows whose even columns this one has. */
+static int has_twin(const Layout *s, const Part *part, const Part *end) {
+    return s->column_step == 2 && part + 1 < end && part[0].row_first == part[1].row_first && part[0].column_first == 0 &&
+           part[1].column_first == 1;
+}
+
+/* Puts the places of a band where the windows of a part go, or those of a part and its twin. */
+KERNEL static void put(const Layout *s, const Part *part, const float *restrict places, const float *restrict twin,
+                       int64_t start, int64_t rows, float *restrict out) {
+    int64_t columns = least(s->columns, (s->out_width - part->column_first - 1) / s->column_step + 1);
+    int64_t pairs = least(s->columns, s->out_width / 2);
     for (int64_t o = 0; o < s->filters; o++)
         for (int64_t r = 0; r < rows; r++) {
-            const float *from = places + (o * s->band + r) * s->columns;
+            const float *from = places + (o * s->band + r) * s->columns, *odd = twin + (from - places);
             int64_t row = part->row_first + (start + r) * s->row_step;
             float *to = out + (o * s->out_height + row) * s->out_width + part->column_first;
-            int64_t columns = least(s->columns, (s->out_width - part->column_first - 1) / s->column_step + 1);
             if (row >= s->out_height) break;
-            if (s->column_step == 2)
-                for (int64_t q = 0; q < columns; q++) to[2 * q] = from[q];
-            else
+            if (twin != places) {
+                for (int64_t q = 0; q < pairs; q++) to[2 * q] = from[q], to[2 * q + 1] = odd[q];
+                if (pairs < columns) to[2 * pairs] = from[pairs];
+            } else
                 for (int64_t q = 0; q < columns; q++) to[q * s->column_step] = from[q];
         }
 }
@@ -195,13 +204,14 @@ KERNEL static void turn(const float *restrict g, ptrdiff_t filters, ptrdiff_t st
 /* --- the two functions ------------------------------------------------------------------------------------------------ */
 
 /* weights: of every part (groups, filters / FILTERS, terms, FILTERS), padded with zeros as is the bias (groups, filters);
-   memory for planes and the places of a band. */
+   memory for planes, a channel, and twice the places of a band. */
 static void correlate(const Layout *s, const float *x, const float *weights, const int64_t *shifts, int64_t count,
                       const int64_t *offsets, const Part *parts, int64_t how_many, const float *bias, float *out,
                       float *memory) {
     int64_t padded = up(s->filters, FILTERS), size = s->out_height * s->out_width;
     float *planes = aligned(memory), *channel = planes + planes_of(s, count);
-    float *places = channel + lines_of(s) * line_of(s, shifts, count);
+    float *places = channel + lines_of(s) * line_of(s, shifts, count), *twin = places + s->filters * s->band * s->columns;
+    int whole = dense(s, how_many);
     memset(planes, 0, (size_t)(places - planes) * sizeof *planes);
     for (int64_t k = 0; k < s->images * s->groups; k++, x += s->channels * s->height * s->width, out += s->filters * size) {
         int64_t group = k % s->groups;
@@ -210,12 +220,15 @@ static void correlate(const Layout *s, const float *x, const float *weights, con
             const int64_t *offset = offsets;
             const float *w = weights;
             deal_out(s, x, shifts, count, start, rows, planes, channel);
-            for (const Part *part = parts; part < parts + how_many; part++) {
-                int whole = dense(s, how_many);
+            for (const Part *part = parts, *end = parts + how_many; part < end; part++) {
+                float *here = part > parts && has_twin(s, part - 1, end) ? twin : places;
                 WIDEST(correlate_planes)(planes, offset, part->terms, w + group * padded * part->terms, bias + group * padded,
-                     s->filters, whole ? out + start * s->columns : places, whole ? size : s->band * s->columns,
-                     rows * s->columns);
-                if (!whole) put(s, part, places, start, rows, out);
+                                         s->filters, whole ? out + start * s->columns : here,
+                                         whole ? size : s->band * s->columns, rows * s->columns);
+                if (here == twin)
+                    put(s, part - 1, places, twin, start, rows, out);
+                else if (!whole && !has_twin(s, part, end))
+                    put(s, part, places, places, start, rows, out);
                 offset += part->terms, w += s->groups * padded * part->terms;
             }
         }
@@ -325,7 +338,7 @@ static int correlate_fits(const Argument *a) {
            sized(a, 7, 7, batch * s->filters * s->out_height * s->out_width) &&
            sized(a, 8, 8,
                  planes_of(s, SIZE(3)) + lines_of(s) * line_of(s, WHOLES(3), SIZE(3)) +
-                     s->filters * s->band * s->columns + LANES);
+                     2 * s->filters * s->band * s->columns + LANES);
 }
 
 static int correlate_weights_fits(const Argument *a) {

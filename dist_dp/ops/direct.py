@@ -203,8 +203,7 @@ def _correlate(table: Table, x: Array, weights: Array, bias: Array | None, out: 
     biases = np.zeros((groups, _up(filters, _FILTERS)), np.float32)
     if bias is not None:
         biases[:, :filters] = bias.reshape(groups, filters)
-    places = filters * table.places
-    memory = np.empty(table.planes + table.channel + places + _LANES, np.float32)
+    memory = np.empty(table.planes + table.channel + 2 * filters * table.places + _LANES, np.float32)
     kernels.compiled.correlate(
         table.layout, x, weights, table.shifts, table.offsets, table.parts, biases, out, memory
     )
