@@ -8,8 +8,8 @@
    for each place of a pixel between two windows, all of the same planes.
 
    Large images are taken in bands of rows, whose planes stay in the cache. Products are added by fused multiply-adds,
-   which the text asks for: they round once on every machine, but a processor without the instruction would take long.
-   `FUSES` says whether there is one. */
+   which the text asks for: they round once on every machine, but where a processor has no such instruction they take long,
+   and Python, which `fuses` tells it, leaves convolutions to NumPy. */
 
 #include "kernels.h"
 #include "module.h"
@@ -22,7 +22,6 @@ enum { FILTERS = 8, ENOUGH = 512 };
 #define FOR(set) __attribute__((target(set)))
 #define HAS_16 __builtin_cpu_supports("avx512f")
 #define HAS_8 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-#define FUSES HAS_8
 #else
 #define FOR(set)
 #if defined(__AVX512F__)
@@ -30,11 +29,6 @@ enum { FILTERS = 8, ENOUGH = 512 };
 #endif
 #if defined(__AVX2__) && defined(__FMA__)
 #define HAS_8 1
-#endif
-#if defined(__FP_FAST_FMAF)
-#define FUSES 1
-#else
-#define FUSES 0
 #endif
 #endif
 
@@ -70,6 +64,16 @@ enum { FILTERS = 8, ENOUGH = 512 };
 /* The function for the widest registers that there are. */
 #define WIDEST(name) (IF_16(name) IF_8(name) name##_4)
 #define AT_MOST_8(name) (IF_8(name) name##_4)
+
+int fuses(void) {
+#if defined(KERNEL_IS_CHOSEN)
+    return HAS_8;
+#elif defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 /* --- images as planes, and back --------------------------------------------------------------------------------------- */
 
@@ -281,13 +285,14 @@ static void correlate_weights(const Layout *s, const float *x, const float *g, c
    2^62, which their product as real numbers says well enough. */
 enum { MOST = 1 << 24 };
 
-static int fit_in_memory(const Layout *s, int64_t shifts) {
+static int fit_in_memory(const Layout *s, const int64_t *shifts, int64_t count, int64_t terms) {
     double batch = (double)s->images * (double)s->groups, filters = (double)s->filters + LANES, most = 1e18;
-    double lines = (double)s->band + (double)s->reach, columns = (double)s->columns + LANES;
-    double planes = ((double)s->channels + 1) * ((double)shifts + 1) * (double)s->phases * (double)s->plane + LANES;
+    double places = (double)s->band * ((double)s->columns + LANES), lines = (double)lines_of(s);
+    double planes = ((double)s->channels + 1) * ((double)count + 1) * (double)s->phases * ((double)s->plane + LANES);
     return batch * (double)s->channels * (double)s->height * (double)s->width < most && planes * (ENOUGH + 1) < most &&
-           batch * filters * (double)s->out_height * (double)s->out_width < most && lines * columns <= most &&
-           filters * lines * columns * (ENOUGH + 1) < most && batch * filters * (double)s->rows * columns < most;
+           batch * filters * (double)s->out_height * (double)s->out_width < most && filters * places * (ENOUGH + 1) < most &&
+           batch * filters * (double)s->rows * (double)s->columns < most &&
+           (double)s->groups * filters * ((double)terms + 1) < most && lines * (double)line_of(s, shifts, count) < most;
 }
 
 static int refused(const char *why) {
@@ -301,14 +306,14 @@ static int laid_out(const Argument *layout, const Argument *shifts, const Argume
     const Layout *s = layout->array.buf;
     if (layout->size * sizeof *number != sizeof *s) return refused("the layout has another number of entries");
     for (Py_ssize_t k = 0; k < layout->size; k++)
-        if (number[k] > MOST || (number[k] < 0 && number + k != &s->top) || number[k] < -MOST)
+        if (number[k] > MOST || number[k] < (number + k == &s->top ? -MOST : 0))
             return refused("a number of the layout is out of range");
-    if (!s->groups || !s->row_stride || !s->column_stride || !s->phases || !s->rows || !s->columns || !s->band ||
-        !s->row_step || !s->column_step || !fit_in_memory(s, shifts->size) ||
-        s->plane < (s->band + s->reach) * s->columns)
-        return refused("a number of the layout is out of range");
     for (Py_ssize_t k = 0; k < shifts->size; k++)
         if (shift[k] < -MOST || shift[k] > MOST) return refused("a shift is out of range");
+    if (!s->groups || !s->row_stride || !s->column_stride || !s->phases || !s->rows || !s->columns || !s->band ||
+        !s->row_step || !s->column_step || s->plane < (s->band + s->reach) * s->columns ||
+        !fit_in_memory(s, shift, shifts->size, offsets->size))
+        return refused("a number of the layout is out of range");
     int64_t last = planes_of(s, shifts->size) - up(s->band * s->columns, LANES);
     for (Py_ssize_t k = 0; k < offsets->size; k++)
         if (offset[k] < 0 || offset[k] > last) return refused("an offset lies outside of the planes");

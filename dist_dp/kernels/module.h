@@ -13,4 +13,7 @@ extern PyMethodDef normalise_functions[];
 extern PyMethodDef recurrent_functions[];
 extern PyMethodDef rows_functions[];
 
+/* Whether this processor has fused multiply-adds; without, convolutions are NumPy's (`conv.c`). */
+int fuses(void);
+
 #endif

@@ -35,6 +35,8 @@ def gains(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
     not repay the copies of the image.
     """
     filters, places = weights[0] // geometry.groups, prod(windows)
+    if not kernels.compiled.fuses:  # a multiply-add would be a call of a function
+        return False
     if weights[2] * weights[3] == 1 and geometry.groups == 1:
         return filters >= 16 and places >= 64 and prod(weights) <= _MOST
     enough = filters >= 16 or geometry.groups > 1
@@ -44,6 +46,8 @@ def gains(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
 def gains_for_weights(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
     """`gains` for the weights' gradient, of which 8 terms and 8 filters are computed at least."""
     filters, places = weights[0] // geometry.groups, prod(windows)
+    if not kernels.compiled.fuses:
+        return False
     if weights[2] * weights[3] == 1 and geometry.groups == 1:
         return min(filters, weights[1]) >= 16 and prod(weights) <= _MOST
     enough = filters > 4 or geometry.groups > 1 or places < 512

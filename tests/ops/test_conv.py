@@ -111,15 +111,22 @@ def test_layouts_that_lead_out_of_an_array_are_refused() -> None:
         for k in range(len(taken[0])):
             layout = taken[0].copy()
             layout[k] = wrong
-            # Strides and padding of 100 leave pixels out, and read none that is not there.
-            if wrong != 100 or k not in (7, 8, 11, 12):
+            # Other strides, steps and paddings, and more windows than the result has, leave pixels and windows out.
+            if wrong > 100 or k not in ((8,) if wrong < 0 else (6, 7, 8, 10, 17, 18)):
                 with pytest.raises(ValueError):
                     correlate(layout, *taken[1:])
-        offsets = taken[3].copy()
+        offsets = taken[4].copy()
         offsets[-1] = wrong * 100
         with pytest.raises(ValueError, match="an offset lies outside of the planes"):
-            correlate(*taken[:3], offsets, *taken[4:])
-    for k in (0, 1, 2, 3, 5, 6):
+            correlate(*taken[:4], offsets, *taken[5:])
+        for k in range(3):
+            part = taken[5].copy()
+            part[0, k] = wrong
+            with pytest.raises(ValueError, match="a part lies outside of the result|an offset for every term"):
+                correlate(*taken[:5], part, *taken[6:])
+    with pytest.raises(ValueError, match="a shift is out of range"):
+        correlate(*taken[:3], taken[3] + (1 << 40), *taken[4:])
+    for k in (0, 1, 2, 3, 4, 5, 6, 7, 8):
         with pytest.raises(ValueError):
             correlate(*taken[:k], taken[k].reshape(-1)[:-1].copy(), *taken[k + 1 :])
 
