@@ -243,17 +243,16 @@ static void correlate(const Layout *s, const float *x, const float *weights, con
 static int64_t wide(const Layout *s) { return up(s->filters, s->filters > FILTERS ? LANES : FILTERS); }
 
 /* Images in one go: enough places that reading and writing the sums does not show. */
-static int64_t together(const Layout *s) {
-    return least(ENOUGH / (s->band * s->columns) + 1, s->images);
-}
+static int64_t together(const Layout *s) { return least(ENOUGH / (s->band * s->columns) + 1, s->images); }
 
 static int64_t memory_for_weights(const Layout *s, const int64_t *shifts, int64_t count) {
-    return together(s) * (planes_of(s, count) + s->band * s->columns * wide(s)) +
-           lines_of(s) * line_of(s, shifts, count) + LANES;
+    return together(s) * (planes_of(s, count) + s->band * s->columns * wide(s)) + lines_of(s) * line_of(s, shifts, count) +
+           LANES;
 }
 
-/* out (groups, terms, filters, padded to a multiple of LANES): the sum over all images n and places p of
-   x[n][offsets[k] + p] g[n][f][p]; memory for planes and gradients. */
+/* out (groups, terms, wide): the sum over all images n and places p of x[n][offsets[k] + p] g[n][f][p]; memory for the
+   planes and gradients of some images, and for a channel. One sum is over a band of some images, to which the next is
+   added: rounding errors grow with the length of a band and with the number of bands, not with their product. */
 static void correlate_weights(const Layout *s, const float *x, const float *g, const int64_t *shifts, int64_t count,
                               const int64_t *offsets, int64_t terms, float *out, float *memory) {
     int64_t padded = wide(s), pixels = s->channels * s->height * s->width, size = s->rows * s->columns;
@@ -268,14 +267,12 @@ static void correlate_weights(const Layout *s, const float *x, const float *g, c
                 int64_t rows = least(s->band, s->rows - start), images = least(some, s->images - n);
                 for (int64_t i = 0; i < images; i++) {
                     int64_t k = (n + i) * s->groups + group;
-                    deal_out(s, x + k * pixels, shifts, count, start, rows, planes + i * planes_of(s, count),
-                             channel);
+                    deal_out(s, x + k * pixels, shifts, count, start, rows, planes + i * planes_of(s, count), channel);
                     turn(g + k * s->filters * size + start * s->columns, s->filters, size, rows * s->columns,
                          turned + i * rows * s->columns * padded, padded);
                 }
-                (padded == FILTERS ? AT_MOST_8(multiply_planes) : WIDEST(multiply_planes))
-                (planes, planes_of(s, count), offsets, terms, turned, padded, rows * s->columns, images,
-                     out);
+                (padded == FILTERS ? AT_MOST_8(multiply_planes) : WIDEST(multiply_planes))(
+                    planes, planes_of(s, count), offsets, terms, turned, padded, rows * s->columns, images, out);
             }
 }
 
@@ -286,7 +283,7 @@ static void correlate_weights(const Layout *s, const float *x, const float *g, c
 enum { MOST = 1 << 24 };
 
 static int fit_in_memory(const Layout *s, const int64_t *shifts, int64_t count, int64_t terms) {
-    double batch = (double)s->images * (double)s->groups, filters = (double)s->filters + LANES, most = 1e18;
+    double batch = (double)s->images * (double)s->groups + 1, filters = (double)s->filters + LANES, most = 1e18;
     double places = (double)s->band * ((double)s->columns + LANES), lines = (double)lines_of(s);
     double planes = ((double)s->channels + 1) * ((double)count + 1) * (double)s->phases * ((double)s->plane + LANES);
     return batch * (double)s->channels * (double)s->height * (double)s->width < most && planes * (ENOUGH + 1) < most &&
@@ -311,8 +308,8 @@ static int laid_out(const Argument *layout, const Argument *shifts, const Argume
     for (Py_ssize_t k = 0; k < shifts->size; k++)
         if (shift[k] < -MOST || shift[k] > MOST) return refused("a shift is out of range");
     if (!s->groups || !s->row_stride || !s->column_stride || !s->phases || !s->rows || !s->columns || !s->band ||
-        !s->row_step || !s->column_step || s->plane < (s->band + s->reach) * s->columns ||
-        !fit_in_memory(s, shift, shifts->size, offsets->size))
+        !s->row_step || !s->column_step || s->rows > s->out_height || s->columns > s->out_width ||
+        s->plane < (s->band + s->reach) * s->columns || !fit_in_memory(s, shift, shifts->size, offsets->size))
         return refused("a number of the layout is out of range");
     int64_t last = planes_of(s, shifts->size) - up(s->band * s->columns, LANES);
     for (Py_ssize_t k = 0; k < offsets->size; k++)
