@@ -14,7 +14,8 @@
 #include "kernels.h"
 #include "module.h"
 
-enum { FILTERS = 8, ENOUGH = 512 };
+/* Rounding errors grow with the length of a CHAIN of additions. */
+enum { FILTERS = 8, CHAIN = 128, ENOUGH = 512 };
 
 /* --- the inner loops for each width of the registers ------------------------------------------------------------------ */
 
@@ -251,8 +252,7 @@ static int64_t memory_for_weights(const Layout *s, const int64_t *shifts, int64_
 }
 
 /* out (groups, terms, wide): the sum over all images n and places p of x[n][offsets[k] + p] g[n][f][p]; memory for the
-   planes and gradients of some images, and for a channel. One sum is over a band of some images, to which the next is
-   added: rounding errors grow with the length of a band and with the number of bands, not with their product. */
+   planes and gradients of some images, and for a channel. */
 static void correlate_weights(const Layout *s, const float *x, const float *g, const int64_t *shifts, int64_t count,
                               const int64_t *offsets, int64_t terms, float *out, float *memory) {
     int64_t padded = wide(s), pixels = s->channels * s->height * s->width, size = s->rows * s->columns;

@@ -1,7 +1,8 @@
 /* The inner loops of a convolution, for registers of WIDTH floats; `conv.c` includes this once for each instruction set.
 
-   WIDTH decides how many sums are made at once and nothing else: each sum is over the same terms in the same order. So
-   all widths give the same bits. */
+   WIDTH decides how many sums are made at once and nothing else: each sum is over the same terms in the same order, of
+   which so many as CHAIN says are added to each other before they are added to those before. So all widths give the same
+   bits. */
 
 #define JOINED(name, width) name##_##width
 #define WITH_WIDTH(name, width) JOINED(name, width)
@@ -37,19 +38,26 @@ TARGET INLINE vector NAME(multiply_add)(vector x, float y, vector sum) {
 TARGET INLINE void NAME(correlate_tile)(const int rows, const int vectors, const float *x, const int64_t *offsets,
                                         int64_t terms, const float *weights, const float *bias, int64_t some, float *out,
                                         ptrdiff_t stride, ptrdiff_t left) {
-    vector sums[FILTERS][VECTORS];
-    for (int f = 0; f < rows; f++)
-        for (int v = 0; v < vectors; v++) sums[f][v] = (vector){0};
-    for (int64_t k = 0; k < terms; k++, weights += FILTERS) {
-        vector pixels[VECTORS];
-        for (int v = 0; v < vectors; v++) pixels[v] = *(const unaligned *)(x + offsets[k] + v * WIDTH);
-#pragma GCC unroll 8
+    vector totals[FILTERS][VECTORS];
+    memset(totals, 0, sizeof totals);
+    for (const int64_t *end = offsets + terms; offsets < end;) {
+        const int64_t *stop = end - offsets > CHAIN ? offsets + CHAIN : end;
+        vector sums[FILTERS][VECTORS];
         for (int f = 0; f < rows; f++)
-            for (int v = 0; v < vectors; v++) sums[f][v] = NAME(multiply_add)(pixels[v], weights[f], sums[f][v]);
+            for (int v = 0; v < vectors; v++) sums[f][v] = (vector){0};
+        for (; offsets < stop; offsets++, weights += FILTERS) {
+            vector pixels[VECTORS];
+            for (int v = 0; v < vectors; v++) pixels[v] = *(const unaligned *)(x + *offsets + v * WIDTH);
+#pragma GCC unroll 8
+            for (int f = 0; f < rows; f++)
+                for (int v = 0; v < vectors; v++) sums[f][v] = NAME(multiply_add)(pixels[v], weights[f], sums[f][v]);
+        }
+        for (int f = 0; f < rows; f++)
+            for (int v = 0; v < vectors; v++) totals[f][v] += sums[f][v];
     }
     for (int f = 0; f < rows; f++)
         for (int v = 0; v < vectors && f < some; v++) {
-            vector sum = sums[f][v] + bias[f];
+            vector sum = totals[f][v] + bias[f];
             if (left - v * WIDTH >= WIDTH)
                 *(unaligned *)(out + f * stride + v * WIDTH) = sum;
             else
@@ -90,22 +98,28 @@ TARGET static void NAME(correlate_planes)(const float *x, const int64_t *offsets
 TARGET INLINE void NAME(multiply_tile)(const int rows, const int vectors, const float *x, ptrdiff_t image,
                                        const int64_t *offsets, const float *g, ptrdiff_t padded, ptrdiff_t length,
                                        int64_t images, float *out) {
-    vector sums[FILTERS][VECTORS];
-    for (int k = 0; k < rows; k++)
-        for (int v = 0; v < vectors; v++) sums[k][v] = (vector){0};
-    for (int64_t n = 0; n < images; n++, x += image) {
-        const float *pixels[FILTERS];
-        for (int k = 0; k < rows; k++) pixels[k] = x + offsets[k];
-        for (ptrdiff_t p = 0; p < length; p++, g += padded) {
-            vector row[VECTORS];
-            for (int v = 0; v < vectors; v++) row[v] = *(const unaligned *)(g + v * WIDTH);
-#pragma GCC unroll 8
+    vector totals[FILTERS][VECTORS];
+    memset(totals, 0, sizeof totals);
+    for (int64_t n = 0; n < images; n++, x += image)
+        for (ptrdiff_t p = 0; p < length;) {
+            ptrdiff_t stop = length - p > CHAIN ? p + CHAIN : length;
+            const float *pixels[FILTERS];
+            for (int k = 0; k < rows; k++) pixels[k] = x + offsets[k];
+            vector sums[FILTERS][VECTORS];
             for (int k = 0; k < rows; k++)
-                for (int v = 0; v < vectors; v++) sums[k][v] = NAME(multiply_add)(row[v], pixels[k][p], sums[k][v]);
+                for (int v = 0; v < vectors; v++) sums[k][v] = (vector){0};
+            for (; p < stop; p++, g += padded) {
+                vector row[VECTORS];
+                for (int v = 0; v < vectors; v++) row[v] = *(const unaligned *)(g + v * WIDTH);
+#pragma GCC unroll 8
+                for (int k = 0; k < rows; k++)
+                    for (int v = 0; v < vectors; v++) sums[k][v] = NAME(multiply_add)(row[v], pixels[k][p], sums[k][v]);
+            }
+            for (int k = 0; k < rows; k++)
+                for (int v = 0; v < vectors; v++) totals[k][v] += sums[k][v];
         }
-    }
     for (int k = 0; k < rows; k++)
-        for (int v = 0; v < vectors; v++) *(unaligned *)(out + k * padded + v * WIDTH) += sums[k][v];
+        for (int v = 0; v < vectors; v++) *(unaligned *)(out + k * padded + v * WIDTH) += totals[k][v];
 }
 
 /* Terms in the outer loop: their pixels stay in the first-level cache for all filters. */

@@ -19,9 +19,8 @@ from .geometry import Geometry, Pair
 
 # As in conv.c: filters computed at a time, lanes of a register, places in one go.
 _FILTERS, _LANES, _ENOUGH = 8, 16, 512
-# The planes of a band of an image have about so many elements, a quarter of a core's second-level cache; and a band has
-# about so many places, since they are added up one by one for the weights' gradient.
-_PLANES, _PLACES = 1 << 16, 1 << 11
+# The planes of a band of an image have about so many elements: a quarter of a core's second-level cache.
+_PLANES = 1 << 16
 
 
 # Beyond so many weights a product of matrices is ahead, which takes them in blocks.
@@ -95,7 +94,7 @@ def _table(
     (first row and column, phase and line of each row of the kernel, number of the shift of each column)."""
     top, phases, reach = rows_before
     line = sizes[2] * len(shifts) * phases * windows[1]
-    most = max(1, min(_PLANES // max(1, line) - reach, _PLACES // windows[1]))
+    most = max(1, _PLANES // max(1, line) - reach)
     band = _every(windows[0], _every(windows[0], most))  # all bands about equally high
     plane = _up((band + reach) * windows[1], _LANES)
     plane += _LANES * (plane // _LANES % 2 == 0)  # an odd number of cache lines: planes do not share a few sets
