@@ -21,8 +21,6 @@ from .geometry import Geometry, Pair
 _FILTERS, _LANES, _ENOUGH = 8, 16, 512
 # The planes of a band of an image have about so many elements: a quarter of a core's second-level cache.
 _PLANES = 1 << 16
-
-
 # Beyond so many weights a product of matrices is ahead, which takes them in blocks.
 _MOST = 1 << 19
 
@@ -83,21 +81,31 @@ def _table(
     sizes: Shape,
     image: Pair,
     strides: Pair,
-    rows_before: tuple[int, int, int],
+    lines: tuple[int, int, int],
     windows: Pair,
     target: Shape,
     shifts: Sequence[int],
     parts: Sequence[tuple[Pair, Array, Array, Array]],
     unit: int = 1,
 ) -> Table:
-    """Sizes are (images, groups, channels, filters); `rows_before` the top, the phases and the reach of the planes; parts
-    (first row and column, phase and line of each row of the kernel, number of the shift of each column)."""
-    top, phases, reach = rows_before
-    line = sizes[2] * len(shifts) * phases * windows[1]
-    most = max(1, _PLANES // max(1, line) - reach)
+    """The layout, for terms in a number divisible by `unit`.
+
+    Args:
+        sizes: images, groups, channels, filters.
+        image: its height and width.
+        strides, lines, windows, target: as in `Layout`: lines are top, phases and reach, the target the size of the
+            result and the steps on it.
+        shifts: of the columns.
+        parts: first row and column of each, phase and line of each row of its kernel, number of the shift of each
+            column.
+    """
+    top, phases, reach = lines
+    most = max(1, _PLANES // max(1, sizes[2] * len(shifts) * phases * windows[1]) - reach)
     band = _every(windows[0], _every(windows[0], most))  # all bands about equally high
-    plane = _up((band + reach) * windows[1], _LANES)
-    plane += _LANES * (plane // _LANES % 2 == 0)  # an odd number of cache lines: planes do not share a few sets
+    plane = _every((band + reach) * windows[1], _LANES)
+    plane = _LANES * (
+        plane + (plane % 2 == 0)
+    )  # an odd number of cache lines: planes do not share a few sets
     c = np.arange(sizes[2])[:, None, None] * len(shifts)
     offsets = [
         (((c + which) * phases + phase[:, None]) * plane + line[:, None] * windows[1]).reshape(-1)
