@@ -17,6 +17,9 @@
 /* Rounding errors grow with the length of a CHAIN of additions. */
 enum { FILTERS = 8, CHAIN = 128, ENOUGH = 512 };
 
+/* Leaves the registers to the sums of the innermost loop: compilers would keep both there, and take sums out instead. */
+#define IN_MEMORY(totals) __asm__ volatile("" : : "r"(totals) : "memory")
+
 /* --- the inner loops for each width of the registers ------------------------------------------------------------------ */
 
 #if defined(KERNEL_IS_CHOSEN)

@@ -54,6 +54,7 @@ TARGET INLINE void NAME(correlate_tile)(const int rows, const int vectors, const
         }
         for (int f = 0; f < rows; f++)
             for (int v = 0; v < vectors; v++) totals[f][v] += sums[f][v];
+        IN_MEMORY(totals);
     }
     for (int f = 0; f < rows; f++)
         for (int v = 0; v < vectors && f < some; v++) {
@@ -117,6 +118,7 @@ TARGET INLINE void NAME(multiply_tile)(const int rows, const int vectors, const 
             }
             for (int k = 0; k < rows; k++)
                 for (int v = 0; v < vectors; v++) totals[k][v] += sums[k][v];
+            IN_MEMORY(totals);
         }
     for (int k = 0; k < rows; k++)
         for (int v = 0; v < vectors; v++) *(unaligned *)(out + k * padded + v * WIDTH) += totals[k][v];
