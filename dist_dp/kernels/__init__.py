@@ -33,7 +33,12 @@ def _chosen() -> Any:
 
 
 compiled: Any = _chosen()
-fingerprint.tell("kernels", "numpy" if compiled is None else f"compiled {compiled.source}")
+fingerprint.tell(
+    "kernels",
+    "numpy"
+    if compiled is None
+    else f"compiled {compiled.source}" + ("" if compiled.fuses else ", without products and convolutions"),
+)
 
 
 def suits(*arrays: Any) -> bool:

@@ -7,7 +7,7 @@ static int add_functions(PyObject *module) {
                              normalise_functions, product_functions,   recurrent_functions, rows_functions};
     for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
         if (PyModule_AddFunctions(module, tables[k]) < 0) return -1;
-    if (PyModule_AddIntConstant(module, "products_gain", products_gain()) < 0) return -1;
+    if (PyModule_AddIntConstant(module, "fuses", fuses()) < 0) return -1;
     return PyModule_AddStringConstant(module, "source", SOURCE); /* of `build.py` */
 }
 

@@ -14,7 +14,7 @@ extern PyMethodDef product_functions[];
 extern PyMethodDef recurrent_functions[];
 extern PyMethodDef rows_functions[];
 
-/* Whether the processor has what `product.c` needs. */
-int products_gain(void);
+/* Whether this processor fuses multiply-adds; if not, products and convolutions are NumPy's (`product.c`). */
+int fuses(void);
 
 #endif

@@ -7,8 +7,8 @@
    The order of the work is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): some
    terms of b lie in the second-level cache, as panels that a tile reads from end to end; rows of a lie in the first.
 
-   It needs a processor with fused multiply-add (all of ARM's; Intel's since 2013, AMD's since 2012): on others the C
-   library would compute each, exactly and very slowly. `products_gain` says whether it is there. */
+   Products are added by fused multiply-adds, which the text asks for. Where a processor has no instruction for them they
+   take long, and Python, which `fuses` tells it, leaves products and convolutions to NumPy. */
 
 #include "kernels.h"
 #include "module.h"
@@ -99,67 +99,10 @@ static void pack(const float *b, int transposed, ptrdiff_t terms, ptrdiff_t colu
                         least(TERMS, terms - k), columns, packed + k * up(columns, PANEL));
 }
 
-/* --- the inner loops for each width of the registers ------------------------------------------------------------------ */
+#define TILES "product_tiles.h"
+#include "widths.h"
 
-#define FUSED_BY_ELEMENT(x, y, z)                                               \
-    ({                                                                          \
-        __typeof__(z) sum_;                                                     \
-        for (int i_ = 0; i_ < WIDTH; i_++) sum_[i_] = fmaf((x)[i_], (y)[i_], (z)[i_]); \
-        sum_;                                                                   \
-    })
-
-#if defined(KERNEL_IS_CHOSEN)
-#include <immintrin.h>
-#define WIDTH 16
-#define ROWS 12
-#define TARGET __attribute__((target("avx512f,fma")))
-#define FUSED(x, y, z) ((vector)_mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z)))
-#include "product_tiles.h"
-#undef WIDTH
-#undef ROWS
-#undef TARGET
-#undef FUSED
-#define WIDTH 8
-#define ROWS 6
-#define TARGET __attribute__((target("avx2,fma")))
-#define FUSED(x, y, z) ((vector)_mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z)))
-#include "product_tiles.h"
-#define CALL(name, ...) (__builtin_cpu_supports("avx512f") ? name##_16(__VA_ARGS__) : name##_8(__VA_ARGS__))
-int products_gain(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#else
-#define TARGET
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#define WIDTH 16
-#define ROWS 12
-#define FUSED(x, y, z) ((vector)_mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z)))
-#define CALL(name, ...) name##_16(__VA_ARGS__)
-#elif defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#define WIDTH 8
-#define ROWS 6
-#define FUSED(x, y, z) ((vector)_mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z)))
-#define CALL(name, ...) name##_8(__VA_ARGS__)
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#define WIDTH 4
-#define ROWS 12
-#define FUSED(x, y, z) ((vector)vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y)))
-#define CALL(name, ...) name##_4(__VA_ARGS__)
-#else
-#define WIDTH 4
-#define ROWS 6
-#define FUSED FUSED_BY_ELEMENT
-#define CALL(name, ...) name##_4(__VA_ARGS__)
-#define SLOW
-#endif
-#include "product_tiles.h"
-#if defined(SLOW)
-int products_gain(void) { return 0; }
-#else
-int products_gain(void) { return 1; }
-#endif
-#endif
+int fuses(void) { return FUSES; }
 
 /* --- what may be asked for -------------------------------------------------------------------------------------------- */
 
@@ -186,9 +129,9 @@ static int product_fits(const Argument *a, int packed) {
     }
 
 /* a, b, bias or nothing, out, rows, terms, columns, whether a is transposed, whether b is */
-FUNCTION(product, "rrrwnnnnn", product_fits(a, 0), CALL(product, FACTORS(SIZE(7) != 0, SIZE(8) != 0, 0), FLOATS(3)))
+FUNCTION(product, "rrrwnnnnn", product_fits(a, 0), WIDEST(product)(FACTORS(SIZE(7) != 0, SIZE(8) != 0, 0), FLOATS(3)))
 /* a, what `pack` made of b, bias or nothing, out, rows, terms, columns */
-FUNCTION(product_with_packed, "rrrwnnn", product_fits(a, 1), CALL(product, FACTORS(0, 0, 1), FLOATS(3)))
+FUNCTION(product_with_packed, "rrrwnnn", product_fits(a, 1), WIDEST(product)(FACTORS(0, 0, 1), FLOATS(3)))
 /* b, packed, terms, columns, whether b is transposed */
 FUNCTION(pack, "rwnnn",
          are_sizes(a, 2, 3) && sized(a, 0, 0, SIZE(2) * SIZE(3)) && sized(a, 1, 1, SIZE(2) * up(SIZE(3), PANEL)),

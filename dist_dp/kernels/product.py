@@ -74,7 +74,7 @@ def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> 
 def gains(y: Array) -> bool:
     """Whether the kernel may be used for products with `y`: not where BLAS has several threads, which it has not."""
     compiled = kernels.compiled
-    return compiled is not None and y.dtype == _FLOAT32 and compiled.products_gain and blas_threads() == 1
+    return compiled is not None and y.dtype == _FLOAT32 and compiled.fuses and blas_threads() == 1
 
 
 class Packed:

@@ -3,14 +3,14 @@
    ROWS by 2 WIDTH sums are held in registers at a time. Neither is seen in the bits: each sum is over the same terms in the
    same order. */
 
-#define JOINED(name, width) name##_##width
-#define WITH_WIDTH(name, width) JOINED(name, width)
-#define NAME(name) WITH_WIDTH(name, WIDTH)
-#define vector NAME(vector)
-#define unaligned NAME(unaligned)
+#include "vector.h"
 
-typedef float vector __attribute__((vector_size(4 * WIDTH)));
-typedef float unaligned __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+/* 24 registers of sums where there are 32, else 12 of 16. */
+#if WIDTH == 16 || defined(__aarch64__)
+#define ROWS 12
+#else
+#define ROWS 6
+#endif
 
 /* sums[r][c] = the sum over k of a[r][k] panel[k][c], which is added to `out` or replaces it; then the bias is added. */
 TARGET INLINE void NAME(tile)(const int rows, ptrdiff_t terms, const float *a, const float *panel, float *out,
@@ -27,9 +27,8 @@ TARGET INLINE void NAME(tile)(const int rows, ptrdiff_t terms, const float *a, c
         vector left = *(const unaligned *)panel, right = *(const unaligned *)(panel + WIDTH);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            vector factor = a[r * A_STRIDE] - (vector){0};
-            sums[r][0] = FUSED(factor, left, sums[r][0]);
-            sums[r][1] = FUSED(factor, right, sums[r][1]);
+            sums[r][0] = NAME(multiply_add)(left, a[r * A_STRIDE], sums[r][0]);
+            sums[r][1] = NAME(multiply_add)(right, a[r * A_STRIDE], sums[r][1]);
         }
     }
 #pragma GCC unroll 12
@@ -127,8 +126,4 @@ TARGET static void NAME(product)(const Factors *f, float *out) {
         }
 }
 
-#undef vector
-#undef unaligned
-#undef NAME
-#undef WITH_WIDTH
-#undef JOINED
+#undef ROWS

@@ -7,6 +7,7 @@ weight's pixels, and the order of the weights; they depend on the shapes alone a
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -16,27 +17,39 @@ from .. import kernels
 from ..tape import Array
 from .geometry import Geometry, Pair
 
-# As in conv.c: filters computed at a time, terms of the weights' sums, lanes of a sum, places of images in one go.
-_FILTERS, _PLACES, _LANES, _ENOUGH = 8, 4, 16, 512
+# As in conv.c: filters computed at a time, lanes of a register, places in one go.
+_FILTERS, _LANES, _ENOUGH = 8, 16, 512
+# The planes of a band of an image have about so many elements: a quarter of a core's second-level cache.
+_PLANES = 1 << 16
+# Beyond so many weights a product of matrices is ahead, which takes them in blocks.
+_MOST = 1 << 19
 
 
 def gains(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
     """Whether this is faster than a product of matrices, for weights (filters, channels of a group, kh, kw).
 
-    Measured: by 1.1 to 2 where the weights of all filters stay in the cache. Fewer than 3 filters waste most of the
-    work, which is done for 8 (as much is wasted elsewhere if the channels are in groups); images of few pixels waste
-    their last register; and many weights are what a product of matrices is good at.
+    Measured over kernels of 1 to 5 rows, 1 to 512 channels and 2 to 56 windows a side: by 1.1 to 5 where it is. For a
+    kernel of one pixel there is a matrix already; images of few pixels waste their last register; and few filters do
+    not repay the copies of the image.
     """
-    filters = weights[0] // geometry.groups
-    enough = filters >= 3 or geometry.groups > 1
-    return enough and filters * prod(weights[1:]) <= 1 << 16 and prod(windows) >= 64
+    filters, places = weights[0] // geometry.groups, prod(windows)
+    if not kernels.compiled.fuses:  # a multiply-add would be a call of a function
+        return False
+    if weights[2] * weights[3] == 1 and geometry.groups == 1:
+        return filters >= 16 and places >= 64 and prod(weights) <= _MOST
+    enough = filters >= 16 or geometry.groups > 1
+    return places >= (16 if enough else 128) and filters * prod(weights[1:]) <= _MOST
 
 
 def gains_for_weights(weights: tuple[int, ...], windows: Pair, geometry: Geometry) -> bool:
-    """`gains` for the weights' gradient, whose sums are held in 16 lanes each and added to once every few images."""
-    filters = weights[0] // geometry.groups
-    most = max(1 << 14, 16 * prod(windows))
-    return filters * prod(weights[1:]) <= most and prod(windows) >= 64
+    """`gains` for the weights' gradient, of which 8 terms and 8 filters are computed at least."""
+    filters, places = weights[0] // geometry.groups, prod(windows)
+    if not kernels.compiled.fuses:
+        return False
+    if weights[2] * weights[3] == 1 and geometry.groups == 1:
+        return min(filters, weights[1]) >= 16 and prod(weights) <= _MOST
+    enough = filters > 4 or geometry.groups > 1 or places < 512
+    return enough and filters * prod(weights[1:]) <= _MOST
 
 
 Shape = tuple[int, int, int, int]
@@ -46,30 +59,69 @@ class Table(NamedTuple):
     """What a kernel needs to know of a convolution.
 
     Attributes:
-        layout: the numbers of `Layout` in conv.c, without those that differ between calls.
-        offsets: of each term, in the order of the weights.
-        memory: how many elements the kernel needs for planes and for a row of places.
+        layout: the numbers of `Layout` in conv.c.
+        shifts: by how many columns each plane is shifted.
+        offsets: of each term, in the order of the weights, of one part after the other.
+        parts: (terms, first row, first column) of each.
+        planes: how many elements the kernel needs for planes.
+        channel: and for a channel with its padding.
+        places: how many windows of each filter there are in a band.
     """
 
     layout: Array
+    shifts: Array
     offsets: Array
+    parts: Array
     planes: int
-    length: int
+    channel: int
+    places: int
 
 
 def _table(
-    sizes: tuple[int, ...],
-    pixels: tuple[int, ...],
-    planes: Pair,
+    sizes: Shape,
+    image: Pair,
+    strides: Pair,
+    lines: tuple[int, int, int],
     windows: Pair,
-    target: tuple[int, ...],
-    offsets: Array,
+    target: Shape,
+    shifts: Sequence[int],
+    parts: Sequence[tuple[Pair, Array, Array, Array]],
+    unit: int = 1,
 ) -> Table:
-    """Sizes are (images, groups, channels, filters), pixels (height, width, *strides, *phases, top, left)."""
-    layout = (*sizes, len(offsets), *pixels, *planes, *windows, *target)
-    count = sizes[2] * pixels[4] * pixels[5] * planes[0] * planes[1] + _LANES
-    length = _up((windows[0] - 1) * planes[1] + windows[1], _LANES)
-    return Table(np.array(layout, np.int64), np.ascontiguousarray(offsets, np.int64), count, length)
+    """The layout, for terms in a number divisible by `unit`.
+
+    Args:
+        sizes: images, groups, channels, filters.
+        image: its height and width.
+        strides, lines, windows, target: as in `Layout`: lines are top, phases and reach, the target the size of the
+            result and the steps on it.
+        shifts: of the columns.
+        parts: first row and column of each, phase and line of each row of its kernel, number of the shift of each
+            column.
+    """
+    top, phases, reach = lines
+    most = max(1, _PLANES // max(1, sizes[2] * len(shifts) * phases * windows[1]) - reach)
+    band = _every(windows[0], _every(windows[0], most))  # all bands about equally high
+    plane = _every((band + reach) * windows[1], _LANES)
+    plane = _LANES * (
+        plane + (plane % 2 == 0)
+    )  # an odd number of cache lines: planes do not share a few sets
+    c = np.arange(sizes[2])[:, None, None] * len(shifts)
+    offsets = [
+        (((c + which) * phases + phase[:, None]) * plane + line[:, None] * windows[1]).reshape(-1)
+        for _, phase, line, which in parts
+    ]
+    offsets.append(np.zeros(-sum(map(len, offsets)) % unit, np.int64))
+    layout = (*sizes, *image, *strides, top, phases, *windows, band, reach, plane, *target)
+    return Table(
+        np.array(layout, np.int64),
+        np.array(shifts, np.int64),
+        np.concatenate(offsets).astype(np.int64),
+        np.array([(len(o), *first) for o, (first, *_) in zip(offsets, parts, strict=False)], np.int64),
+        sizes[2] * len(shifts) * phases * plane + _LANES,
+        (band + reach) * phases * (_up(windows[1], _LANES) * strides[1] + max(shifts) - min(shifts)),
+        band * windows[1],
+    )
 
 
 def _every(n: int, step: int) -> int:
@@ -84,56 +136,59 @@ def _up(n: int, unit: int) -> int:
 @functools.lru_cache(maxsize=256)
 def _forward(x: Shape, filters: int, kernel: Pair, geometry: Geometry, unit: int) -> Table:
     """The convolution of images of shape `x`, with terms (channel, row, column) in a number divisible by `unit`."""
-    groups, (sh, sw), (dh, dw) = geometry.groups, geometry.stride, geometry.dilation
-    channels, windows = x[1] // groups, geometry.windows((x[2], x[3]), kernel)
-    down, right = dh * np.arange(kernel[0]), dw * np.arange(kernel[1])
-    rows, columns = windows[0] + int(down[-1]) // sh, windows[1] + int(right[-1]) // sw
-    c = np.arange(channels)[:, None, None]
-    phases = (min(sh, int(down[-1]) + 1), min(sw, int(right[-1]) + 1))
-    plane = (c * phases[0] + (down % sh)[:, None]) * phases[1] + right % sw
-    offsets = ((plane * rows + (down // sh)[:, None]) * columns + right // sw).reshape(-1)
-    offsets = np.append(offsets, np.zeros(-len(offsets) % unit, np.int64))
+    groups, stride, (dh, dw) = geometry.groups, geometry.stride, geometry.dilation
+    windows = geometry.windows((x[2], x[3]), kernel)
     (top, _), (left, _) = geometry.padding
-    sizes = (x[0], groups, channels, filters // groups)
-    pixels = (*x[2:], sh, sw, *phases, top, left)
-    return _table(sizes, pixels, (rows, columns), windows, (*windows, 0, 1, 0, 1), offsets)
-
-
-class Part(NamedTuple):
-    """The pixels of an image that one set of weights leads to, with that set: `rows` x `columns` of the kernel."""
-
-    table: Table
-    rows: list[int]
-    columns: list[int]
+    down = dh * np.arange(kernel[0])
+    last = dh * (kernel[0] - 1)
+    part = ((0, 0), down % stride[0], down // stride[0], np.arange(kernel[1]))
+    return _table(
+        (x[0], groups, x[1] // groups, filters // groups),
+        (x[2], x[3]),
+        stride,
+        (top, min(stride[0], last + 1), last // stride[0]),
+        windows,
+        (*windows, 1, 1),
+        [dw * j - left for j in range(kernel[1])],
+        [part],
+        unit,
+    )
 
 
 @functools.lru_cache(maxsize=256)
-def _backward(g: Shape, channels: int, size: Pair, kernel: Pair, geometry: Geometry) -> list[Part]:
-    """The gradient for images of `size`: one convolution of g for each place of a pixel between two windows."""
-    groups = geometry.groups
+def _backward(
+    g: Shape, channels: int, size: Pair, kernel: Pair, geometry: Geometry
+) -> tuple[Table, list[tuple[list[int], list[int]]]]:
+    """The gradient for images of `size`: one convolution of g for each place of a pixel between two windows.
+
+    Also the rows and columns of the kernel that lead to each of these places, if there are any.
+    """
+    groups, stride = geometry.groups, geometry.stride
     (top, _), (left, _) = geometry.padding
-    ways = [
+    rows, columns = (
         [_met(first, *axis) for first in range(min(axis[1], axis[0]))]
-        for axis in zip(size, geometry.stride, geometry.dilation, kernel, (top, left), strict=True)
-    ]
-    parts = []
-    for first, (rows, down) in enumerate(ways[0]):
-        for second, (columns, right) in enumerate(ways[1]):
-            if not rows or not columns:
-                continue
-            windows = (
-                _every(size[0] - first, geometry.stride[0]),
-                _every(size[1] - second, geometry.stride[1]),
-            )
-            before = (max(0, -min(down)), max(0, -min(right)))
-            planes = (windows[0] + before[0] + max(0, max(down)), windows[1] + before[1] + max(0, max(right)))
-            o = np.arange(g[1] // groups)[:, None, None] * planes[0]
-            offsets = (o + before[0] + np.array(down)[:, None]) * planes[1] + before[1] + np.array(right)
-            sizes = (g[0], groups, g[1] // groups, channels // groups)
-            target = (*size, first, geometry.stride[0], second, geometry.stride[1])
-            table = _table(sizes, (*g[2:], 1, 1, 1, 1, *before), planes, windows, target, offsets.reshape(-1))
-            parts.append(Part(table, rows, columns))
-    return parts
+        for axis in zip(size, stride, geometry.dilation, kernel, (top, left), strict=True)
+    )
+    lines = [n for _, down in rows for n in down] or [0]
+    shifts = sorted({n for _, right in columns for n in right}) or [0]
+    parts, met = [], []
+    for first, (i, down) in enumerate(rows):
+        for second, (j, right) in enumerate(columns):
+            if i and j:
+                line = np.array(down) - min(lines)
+                parts.append(((first, second), 0 * line, line, np.array([shifts.index(n) for n in right])))
+                met.append((i, j))
+    table = _table(
+        (g[0], groups, g[1] // groups, channels // groups),
+        (g[2], g[3]),
+        (1, 1),
+        (-min(lines), 1, max(lines) - min(lines)),
+        (_every(size[0], stride[0]), _every(size[1], stride[1])),
+        (*size, *stride),
+        shifts,
+        parts,
+    )
+    return table, met
 
 
 def _met(
@@ -149,16 +204,20 @@ def _by_filter(w: Array) -> Array:
     groups, filters, terms = w.shape
     padded = np.zeros((groups, _up(filters, _FILTERS), terms), w.dtype)
     padded[:, :filters] = w
-    return np.ascontiguousarray(padded.reshape(groups, -1, _FILTERS, terms).swapaxes(2, 3))
+    return padded.reshape(groups, -1, _FILTERS, terms).swapaxes(2, 3).reshape(-1)
 
 
 _NOTHING = np.empty(0, np.float32)
 
 
 def _correlate(table: Table, x: Array, weights: Array, bias: Array | None, out: Array) -> None:
-    memory = np.empty(table.planes + weights.shape[1] * _FILTERS * table.length, np.float32)
+    groups, filters = int(table.layout[1]), int(table.layout[3])
+    biases = np.zeros((groups, _up(filters, _FILTERS)), np.float32)
+    if bias is not None:
+        biases[:, :filters] = bias.reshape(groups, filters)
+    memory = np.empty(table.planes + table.channel + 2 * filters * table.places + _LANES, np.float32)
     kernels.compiled.correlate(
-        table.layout, x, weights, table.offsets, _NOTHING if bias is None else bias, out, memory
+        table.layout, x, weights, table.shifts, table.offsets, table.parts, biases, out, memory
     )
 
 
@@ -174,29 +233,28 @@ def convolve(x: Array, w: Array, bias: Array | None, geometry: Geometry) -> Arra
 def weight_gradient(x: Array, g: Array, kernel: Pair, geometry: Geometry) -> Array:
     """`patches.weight_gradient`."""
     filters, groups = g.shape[1], geometry.groups
-    table = _forward(x.shape, filters, kernel, geometry, _PLACES)
-    terms = len(table.offsets)
-    padded = _up(filters // groups, _PLACES)
-    together = min(_ENOUGH // table.length + 1, len(x))
-    size = together * (table.planes + padded * table.length) + padded * terms * _LANES
+    table = _forward(x.shape, filters, kernel, geometry, _FILTERS)
+    padded = _up(filters // groups, _LANES if filters // groups > _FILTERS else _FILTERS)
+    together = min(_ENOUGH // table.places + 1, len(x))
+    size = together * (table.planes + padded * table.places) + table.channel + _LANES
     memory = np.empty(size, np.float32)
-    sums = np.empty((filters, terms), x.dtype)
-    kernels.compiled.correlate_weights(table.layout, x, g, table.offsets, sums, memory)
+    sums = np.empty((groups, len(table.offsets), padded), x.dtype)
+    kernels.compiled.correlate_weights(table.layout, x, g, table.shifts, table.offsets, sums, memory)
     channels = x.shape[1] // groups
-    return np.ascontiguousarray(sums[:, : channels * kernel[0] * kernel[1]]).reshape(
-        filters, channels, *kernel
-    )
+    met = sums[:, : channels * kernel[0] * kernel[1], : filters // groups]
+    return np.ascontiguousarray(met.swapaxes(1, 2)).reshape(filters, channels, *kernel)
 
 
 def input_gradient(g: Array, w: Array, size: Pair, geometry: Geometry) -> Array:
     """`patches.input_gradient`."""
     groups = geometry.groups
     filters, channels, *kernel = w.shape
-    parts = _backward(g.shape, channels * groups, size, tuple(kernel), geometry)
-    covered = len(parts) == min(geometry.stride[0], size[0]) * min(geometry.stride[1], size[1])
+    table, met = _backward(g.shape, channels * groups, size, tuple(kernel), geometry)
+    covered = len(met) == min(geometry.stride[0], size[0]) * min(geometry.stride[1], size[1])
     out = (np.empty if covered else np.zeros)((g.shape[0], channels * groups, *size), g.dtype)
     w = w.reshape(groups, filters // groups, channels, *kernel).swapaxes(1, 2)
-    for table, rows, columns in parts:
-        met = w[:, :, :, rows][..., columns].reshape(groups, channels, -1)
-        _correlate(table, g, _by_filter(met), None, out)
+    weights = [
+        _by_filter(w[:, :, :, rows][..., columns].reshape(groups, channels, -1)) for rows, columns in met
+    ]
+    _correlate(table, g, np.concatenate([*weights, _NOTHING]), None, out)
     return out

@@ -17,7 +17,7 @@ from dist_dp.kernels.product import Packed, dot
 from runtime.fingerprint import pin_blas_threads
 
 needed = pytest.mark.skipif(
-    kernels.compiled is None or not kernels.compiled.products_gain,
+    kernels.compiled is None or not kernels.compiled.fuses,
     reason="no compiled kernels, or a processor without fused multiply-add",
 )
 NOTHING = np.empty(0, np.float32)
@@ -108,7 +108,7 @@ def test_dot_is_numpys_however_the_matrices_lie(
 def test_blas_multiplies_where_it_has_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(
-        kernels, "compiled", SimpleNamespace(products_gain=1, product=lambda *a: calls.append(a))
+        kernels, "compiled", SimpleNamespace(fuses=1, product=lambda *a: calls.append(a))
     )
     x, y = matrix(0, 128, 64), matrix(1, 64, 128)
     with closing_pin(2):

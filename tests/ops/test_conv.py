@@ -97,6 +97,44 @@ def test_the_compiled_convolutions_agree_with_products_of_matrices(
         np.testing.assert_array_equal(direct.convolve(x[i : i + 1], w, b, geometry)[0], out[i])
 
 
+@pytest.mark.parametrize("planes", [1, 1 << 16])
+@pytest.mark.parametrize(
+    ("x_shape", "filters", "geometry"),
+    [
+        ((2, 40, 12, 13), 21, Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))),
+        ((3, 17, 9, 21), 40, Geometry((2, 2), ((1, 2), (1, 1)), (1, 1))),
+        ((2, 8, 7, 1000), 5, Geometry((3, 1), ((0, 0), (2, 2)), (1, 2))),
+    ],
+)
+def test_many_terms_and_places_are_added_as_exactly_as_by_products_of_matrices(
+    x_shape: tuple[int, ...], filters: int, geometry: Geometry, planes: int
+) -> None:
+    """Sums in several chains, bands that divide an image, and tiles of every height and width."""
+    compiled_only()
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=x_shape).astype(np.float32)
+    w = rng.normal(size=(filters, x_shape[1], 3, 3)).astype(np.float32)
+    g = rng.normal(size=(len(x), filters, *geometry.windows(x.shape[2:], (3, 3)))).astype(np.float32)
+
+    def all_three(module: Any, x: Any, w: Any, g: Any) -> list[Any]:
+        return [
+            module.convolve(x, w, None, geometry),
+            module.weight_gradient(x, g, (3, 3), geometry),
+            module.input_gradient(g, w, x_shape[2:], geometry),
+        ]
+
+    expected = all_three(patches, *(a.astype(np.float64) for a in (x, w, g)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "_PLANES", planes)
+        direct._forward.cache_clear()
+        direct._backward.cache_clear()
+        found = all_three(direct, x, w, g)
+        direct._forward.cache_clear()
+        direct._backward.cache_clear()
+    for one, two in zip(found, expected, strict=True):
+        assert np.sqrt(((one - two) ** 2).mean() / (two**2).mean()) < 4e-7
+
+
 def test_layouts_that_lead_out_of_an_array_are_refused() -> None:
     compiled_only()
     geometry = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))
@@ -111,15 +149,24 @@ def test_layouts_that_lead_out_of_an_array_are_refused() -> None:
         for k in range(len(taken[0])):
             layout = taken[0].copy()
             layout[k] = wrong
-            # Strides and padding of 100 leave pixels out, and read none that is not there.
-            if wrong != 100 or k not in (7, 8, 11, 12):
+            # Other strides, steps and paddings leave pixels and windows out.
+            if wrong > 100 or k not in ((8,) if wrong < 0 else (6, 7, 8, 17, 18)):
                 with pytest.raises(ValueError):
                     correlate(layout, *taken[1:])
-        offsets = taken[3].copy()
+        offsets = taken[4].copy()
         offsets[-1] = wrong * 100
         with pytest.raises(ValueError, match="an offset lies outside of the planes"):
-            correlate(*taken[:3], offsets, *taken[4:])
-    for k in (0, 1, 2, 3, 5, 6):
+            correlate(*taken[:4], offsets, *taken[5:])
+        for k in range(3):
+            part = taken[5].copy()
+            part[0, k] = wrong
+            with pytest.raises(
+                ValueError, match=r"a part lies outside of the result|an offset for every term"
+            ):
+                correlate(*taken[:5], part, *taken[6:])
+    with pytest.raises(ValueError, match="a shift is out of range"):
+        correlate(*taken[:3], taken[3] + (1 << 40), *taken[4:])
+    for k in (0, 1, 2, 3, 4, 5, 6, 7, 8):
         with pytest.raises(ValueError):
             correlate(*taken[:k], taken[k].reshape(-1)[:-1].copy(), *taken[k + 1 :])
 
