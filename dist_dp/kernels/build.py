@@ -55,6 +55,7 @@ def build(output: Path = OUTPUT, *flags: str) -> Path:
             include,
             f'-DSOURCE="{digest()}"',
             *sources,
+            "-lm",  # fmaf, where the processor has no such instruction
             "-o",
             str(made),
         ]

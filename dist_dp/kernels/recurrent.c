@@ -25,7 +25,12 @@ INLINE float slope_of_tanh(float t) { return 1.0f - t * t; }
 
 /* The rows do not overlap: what is read and written through one pointer is not read through another. */
 #define EACH_ROW for (ptrdiff_t row = 0; row < rows; row++)
-#define EACH_UNIT _Pragma("GCC ivdep") for (ptrdiff_t j = 0; j < n; j++)
+#if defined(__clang__)
+#define NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define NO_OVERLAP _Pragma("GCC ivdep")
+#endif
+#define EACH_UNIT NO_OVERLAP for (ptrdiff_t j = 0; j < n; j++)
 
 /* --- LSTM: gates i, f, g, o -------------------------------------------------------------------------------------------- */
 
