@@ -7,8 +7,7 @@ plain arrays; with `create_graph=True` the same rules run on tensors and are rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +49,12 @@ def reach(roots: Iterable[Target], ends: Container[Target] = ()) -> dict[Target,
 
 def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     """Sum `g` over the axes that broadcasting added to, or stretched from, `shape`."""
-    extra = len(g.shape) - len(shape)
-    stretched = [i + extra for i, n in enumerate(shape) if n == 1 and g.shape[i + extra] != 1]
-    axes = (*range(extra), *stretched)
+    given = g.shape
+    extra = len(given) - len(shape)
+    axes = tuple(range(extra))
+    for i, n in enumerate(shape, extra):
+        if n == 1 and given[i] != 1:
+            axes = (*axes, i)
     if axes:
         # For arrays what np.sum calls, at half the time where they are small.
         reduce = np.add.reduce if type(g) is np.ndarray else np.sum
@@ -104,16 +106,26 @@ def backward(
     return [grads[t] if isinstance(t, Leaf) and t in grads else found[t] for t in targets or ()]
 
 
-@contextmanager
-def _sweeping(recorded: bool) -> Iterator[None]:
-    """The mode of a sweep. Rules may divide by zero where no gradient flows; `debug.anomaly()` looks for NaN."""
-    state = mode.state
-    mode.state = RECORD if recorded else OFF
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        mode.state = state
+class _sweeping:
+    """The mode of a sweep. Rules may divide by zero where no gradient flows; `debug.anomaly()` looks for NaN.
+
+    A class, for a generator takes as long again as a small operation's rules.
+    """
+
+    __slots__ = ("before", "quiet", "state")
+
+    def __init__(self, recorded: bool) -> None:
+        self.state = RECORD if recorded else OFF
+        self.quiet = np.errstate(all="ignore")
+
+    def __enter__(self) -> None:
+        self.before = mode.state
+        self.quiet.__enter__()
+        mode.state = self.state
+
+    def __exit__(self, *error: Any) -> None:
+        mode.state = self.before
+        self.quiet.__exit__(*error)
 
 
 def _leading_to(uses: Mapping[Target, int], targets: Sequence[Target]) -> set[Target]:

@@ -287,12 +287,10 @@ class Tensor(Methods):
             if self.size != 1:
                 raise ValueError(f"backward() without `gradient` needs a scalar, got shape {self.shape}")
             gradient = np.ones(self.shape, self.dtype)
-        if not isinstance(gradient, Tensor):
-            as_array(gradient, "gradient")  # raises for what are no real numbers
-        if np.shape(gradient) != self.shape:
-            raise ValueError(
-                f"`gradient` must have the tensor's shape {self.shape}, got {np.shape(gradient)}"
-            )
+        # Raises for what are no real numbers. Of a list only the shape is right: it would be rounded to float32.
+        given = gradient if isinstance(gradient, Tensor) else as_array(gradient, "gradient")
+        if given.shape != self.shape:
+            raise ValueError(f"`gradient` must have the tensor's shape {self.shape}, got {given.shape}")
         if create_graph:
             g: Any = gradient if isinstance(gradient, Tensor) else Tensor(gradient, self.dtype)
         else:

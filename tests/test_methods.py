@@ -1,5 +1,6 @@
 """The methods of a tensor: torch's names and NumPy's, which dialect gives which value, and calls that are refused."""
 
+import gc
 import inspect
 import sys
 from collections.abc import Callable
@@ -310,18 +311,25 @@ def test_bad_calls_are_refused(call: Callable[[Any], Any], error: type[Exception
 
 
 def python_calls(f: Callable[[], Any]) -> int:
-    """How many Python functions `f` calls."""
+    """How many Python functions `f` calls.
+
+    Nothing is collected meanwhile: garbage that earlier tests left has callbacks, which would be counted too.
+    """
     count = -1  # f itself
 
     def note(frame: Any, event: str, argument: Any) -> None:
         nonlocal count
         count += event == "call"
 
+    collecting = gc.isenabled()
+    gc.disable()
     sys.setprofile(note)
     try:
         f()
     finally:
         sys.setprofile(None)
+        if collecting:
+            gc.enable()
     return count
 
 

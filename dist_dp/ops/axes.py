@@ -88,15 +88,15 @@ def spread(g: Any, axis: Axes, keepdims: bool, shape: tuple[int, ...]) -> Any:
     g = kept(g, shape, axis, keepdims)
     if isinstance(g, Tensor):
         return np.broadcast_to(g, shape)
+    if math.prod(shape) <= 1 << 12:  # written out it takes less time than a view of it
+        out = np.empty(shape, g.dtype)
+        out[...] = g
+        return out
     if axis is None:  # np.broadcast_to, ten times as fast for a single value
         spread: Array = np.ndarray(shape, g.dtype, np.asarray(g), 0, (0,) * len(shape))
         spread.flags.writeable = False
         return spread
-    if math.prod(shape) > 1 << 12:
-        return np.broadcast_to(g, shape)
-    out = np.empty(shape, g.dtype)
-    out[...] = g
-    return out
+    return np.broadcast_to(g, shape)
 
 
 def shifted(

@@ -250,7 +250,8 @@ def _refuse_shapes(op: Op, inputs: Sequence[Any], error: ValueError) -> None:
 
 def unary(op: Op, x: Any, params: tuple[Any, ...] = ()) -> Tensor:
     """Apply an operation of one array and one output. The short way for the commonest case."""
-    if mode.state > RECORD or not isinstance(x, Tensor):
+    state = mode.state
+    if state > RECORD or not isinstance(x, Tensor):
         return apply(op, (x,), params)  # type: ignore[no-any-return]
     a = x.data
     out = op.forward(a, *params)
@@ -259,17 +260,18 @@ def unary(op: Op, x: Any, params: tuple[Any, ...] = ()) -> Tensor:
     result: Tensor = _new(Tensor)
     result.data = out
     parent = x.node
-    if parent is None or mode.state != RECORD or op.rules is None:
+    if parent is None or state != RECORD or op.rules is None:
         result.node = None
     else:
-        saved = op.gathers[0]((a, out, *params, a.shape, None))
+        saved = op.gathers[0]((a, out, *params, a.shape) if op.shapes else (a, out, *params))
         result.node = Node(op, (parent,), (saved,), params, out.shape)
     return result
 
 
 def binary(op: Op, x: Any, y: Any) -> Tensor:
     """Apply an elementwise operation of two arguments. The short way for the commonest case."""
-    if mode.state > RECORD:
+    state = mode.state
+    if state > RECORD:
         return apply(op, (x, y))  # type: ignore[no-any-return]
     if isinstance(x, Tensor):
         a, p = x.data, x.node
@@ -294,7 +296,7 @@ def binary(op: Op, x: Any, y: Any) -> Tensor:
         out = np.asarray(out)
     result: Tensor = _new(Tensor)
     result.data = out
-    if (p is None and q is None) or mode.state != RECORD or op.rules is None:
+    if (p is None and q is None) or state != RECORD or op.rules is None:
         result.node = None
         return result
     first, second = op.gathers
@@ -309,13 +311,39 @@ def binary(op: Op, x: Any, y: Any) -> Tensor:
     return result
 
 
+def variadic(op: Op, xs: Sequence[Tensor], params: tuple[Any, ...]) -> Tensor:
+    """Apply an operation of any number of arrays, whose dtype its output has. The short way for the commonest case."""
+    state, dtype = mode.state, xs[0].dtype
+    arrays: list[Any] = []
+    parents: list[Any] = []
+    shapes: list[Any] = []
+    traced = False
+    for x in xs:
+        if state > RECORD or type(x) is not Tensor or x.data.dtype is not dtype:
+            return apply(op, xs, params)  # type: ignore[no-any-return]
+        arrays.append(x.data)
+        parents.append(x.node)
+        shapes.append(x.data.shape)
+        traced = traced or x.node is not None
+    out = op.forward(*arrays, *params)
+    result: Tensor = _new(Tensor)
+    result.data = out
+    if traced and state == RECORD:
+        saved = op.gathers[0]((tuple(arrays), out, *params, tuple(shapes)))
+        result.node = Node(op, tuple(parents), (saved,), params, out.shape)
+    else:
+        result.node = None
+    return result
+
+
 def apply(op: Op, inputs: Sequence[Any], params: tuple[Any, ...] = ()) -> Any:
     """Apply `op`: compute the forward value and, if an input carries a gradient and recording is on, leave a node.
 
     Returns a Tensor, or a tuple of Tensors for an op with several outputs.
     """
     inputs = _unify(op, inputs)
-    if mode.state > RECORD:
+    state = mode.state
+    if state > RECORD:
         assert mode.interpreter is not None
         return mode.interpreter(op, tuple(inputs), params)
     arrays: list[Any] = []
@@ -338,7 +366,7 @@ def apply(op: Op, inputs: Sequence[Any], params: tuple[Any, ...] = ()) -> Any:
     residuals = None
     if op.residuals:
         out, residuals = out
-    traced = traced and mode.state == RECORD and (op.rules is not None or op.joint is not None)
+    traced = traced and state == RECORD and (op.rules is not None or op.joint is not None)
     if op.outputs > 1:
         return _several(op, arrays, parents, params, out, residuals, traced)
     if type(out) is not ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from ..tape import Array
 from ..tensor import Tensor
 from .axes import axis_index
-from .core import Op, TensorLike, apply, unary
+from .core import Op, TensorLike, apply, unary, variadic
 from .views import lifted, part, reshape
 
 __all__ = [
@@ -108,9 +108,9 @@ def _several(xs: Any, who: str) -> list[Tensor]:
         ) from None
     if not parts:
         raise ValueError(f"`xs` of {who} must hold at least one tensor, got an empty sequence")
-    for i, x in enumerate(parts):
+    for x in parts:
         if not isinstance(x, Tensor):
-            parts[i] = lifted(x, f"xs[{i}] of {who}")
+            return [lifted(x, f"xs[{i}] of {who}") for i, x in enumerate(parts)]
     return parts
 
 
@@ -130,7 +130,7 @@ def concatenate(xs: Sequence[TensorLike] | Tensor, axis: int | None = 0) -> Tens
     parts = _several(xs, "concatenate")
     if axis is None:
         parts, axis = [reshape(x, -1) for x in parts], 0
-    return apply(_concatenate, parts, (axis_index(axis, parts[0].ndim),))  # type: ignore[no-any-return]
+    return variadic(_concatenate, parts, (axis_index(axis, parts[0].ndim),))
 
 
 def stack(xs: Sequence[TensorLike] | Tensor, axis: int = 0) -> Tensor:
@@ -145,7 +145,7 @@ def stack(xs: Sequence[TensorLike] | Tensor, axis: int = 0) -> Tensor:
             [2., 4.]])
     """
     parts = _several(xs, "stack")
-    return apply(_stack, parts, (axis_index(axis, parts[0].ndim + 1),))  # type: ignore[no-any-return]
+    return variadic(_stack, parts, (axis_index(axis, parts[0].ndim + 1),))
 
 
 def at_least_1d(x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ part: Op = Op(
 
 _reshape = Op(
     "reshape",
-    lambda x, shape: x.reshape(shape),
+    np.ndarray.reshape,
     params="shape",
     vjp=(lambda g, shape, x_shape: g.reshape(x_shape),),
     jvp=(lambda t, shape, x_shape: t.reshape(shape),),
@@ -111,8 +111,10 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
             [3., 4.]])
     """
     to = shape[0] if len(shape) == 1 else shape
-    to = to if isinstance(to, tuple) else tuple(to) if isinstance(to, list) else (to,)
-    x = lifted(x)
+    if not isinstance(to, tuple):
+        to = tuple(to) if isinstance(to, list) else (to,)
+    if not isinstance(x, Tensor):
+        x = lifted(x)
     try:
         return unary(_reshape, x, (to,))
     except (TypeError, ValueError) as error:
@@ -170,7 +172,7 @@ def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 
 _transpose = Op(
     "transpose",
-    lambda x, axes: x.transpose(axes),
+    np.ndarray.transpose,
     params="axes",
     vjp=(lambda g, axes: np.transpose(g, inverse(axes)),),
     jvp=(lambda t, axes: np.transpose(t, axes),),
