@@ -233,7 +233,8 @@ def concatenate(
     >>> dnp.concatenate([[1.0, 2.0], [3.0]])
     tensor([1., 2., 3.])
     """
-    refuse("concatenate", out=out, casting=None if casting == "same_kind" else casting)
+    if out is not None or casting != "same_kind":  # a call less where there is nothing to refuse
+        refuse("concatenate", out=out, casting=None if casting == "same_kind" else casting)
     joined = ops.concatenate(arrays, axis)
     return joined if dtype is None else ops.astype(joined, dtype)
 
