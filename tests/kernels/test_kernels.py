@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels.calls import CALLS, results
 
-from dist_dp import kernels, optim
+from dist_dp import kernels, ops, optim
 from dist_dp.kernels import build
 from dist_dp.ops import pooling
 from dist_dp.tensor import Tensor
@@ -94,6 +94,43 @@ def test_wrong_arguments_are_refused_before_anything_is_written(name: str) -> No
                 function(*given_[:i], fixed, *given_[i + 1 :])
         for k, array in zip(written, before, strict=True):
             np.testing.assert_array_equal(given_[k], array)
+
+
+def cut_from_bytes(x: Any) -> Any:
+    """`x` where it does not lie at a multiple of its element's size, as in a file behind a byte or two."""
+    found = np.ndarray(x.shape, x.dtype, bytearray(x.nbytes + 1), 1)
+    found[...] = x
+    assert not found.flags.aligned
+    return found
+
+
+@needed
+@pytest.mark.parametrize(
+    ("fn", "shapes"),
+    [
+        (ops.softmax, [(4, 5)]),
+        (ops.linear, [(64, 64), (64, 64), (64,)]),
+        (ops.matmul, [(256, 256), (256, 256)]),
+        (lambda x: ops.cross_entropy(x, cut_from_bytes(np.array([1, 0, 2]))), [(3, 5)]),
+        (lambda x: ops.embedding(x, cut_from_bytes(np.array([1, 0]))).exp(), [(3, 5)]),
+        (lambda x: ops.conv2d(x, np.ones((16, 16, 3, 3), np.float32)), [(1, 16, 9, 9)]),
+    ],
+)
+def test_arrays_cut_from_bytes_are_taken(fn: Any, shapes: list[tuple[int, ...]]) -> None:
+    arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
+
+    def computed(*inputs: Any) -> list[Any]:
+        out = fn(*inputs)
+        if isinstance(inputs[0], np.ndarray):
+            return [out.data]
+        out.sum().backward()
+        return [out.data, *(x.grad.data for x in inputs)]
+
+    cut = [cut_from_bytes(x) for x in arrays]
+    leaves = [[Tensor(x, requires_grad=True) for x in some] for some in (arrays, cut)]
+    for one, two in ((arrays, cut), leaves):
+        for a, b in zip(computed(*one), computed(*two), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @needed
