@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from kernels.calls import CALLS, results
 
 from dist_dp import kernels, ops, optim
 from dist_dp.kernels import build
-from dist_dp.ops import pooling
+from dist_dp.ops import along, pooling
 from dist_dp.tensor import Tensor
 
 needed = pytest.mark.skipif(
@@ -229,6 +230,24 @@ def test_added_rows_have_numpys_bits_and_a_wrong_index_is_refused() -> None:
     with pytest.raises(ValueError, match="rows of the two arrays have different lengths"):
         kernels.compiled.add_rows(out, np.zeros(2, np.int64), rows)
     np.testing.assert_array_equal(out, expected)
+
+
+@needed
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_rows_are_added_by_the_kernel_for_indices_of_every_width(
+    dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (out, index, rows), _ = CALLS["add_rows"](np.random.default_rng(0))
+    index %= len(out)
+    expected = out.copy()
+    np.add.at(expected, index, rows)
+    calls = []
+    add_rows = kernels.compiled.add_rows
+    recorder = SimpleNamespace(add_rows=lambda *a: (calls.append(a), add_rows(*a)))
+    monkeypatch.setattr(kernels, "compiled", recorder)
+    along.add_rows(out, index.astype(dtype), rows)
+    np.testing.assert_array_equal(out, expected)
+    assert len(calls) == 1
 
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
