@@ -155,14 +155,16 @@ class Op:
 def as_array(x: Any, name: str = "x") -> Array:
     """`x` as an array: floats and nested lists of floats become float32, NumPy arrays keep their dtype.
 
-    An array that does not lie at a multiple of its element's size, as those cut from bytes may, is copied: compiled
-    code may not read it.
+    Of a subclass (`np.memmap`) it is the plain array over the same memory: rules tell arrays and tensors apart by
+    their type. An array that does not lie at a multiple of its element's size, as those cut from bytes may, is copied:
+    compiled code may not read it.
 
     Raises:
         TypeError, ValueError: not real numbers, or nested unevenly; the message calls it `name`.
     """
     if isinstance(x, ndarray) and x.dtype.kind in "fiub":
-        return x if x.flags.aligned else x.copy()
+        plain: Array = np.asarray(x)
+        return plain if plain.flags.aligned else plain.copy()
     try:
         array = np.asarray(x)
     except ValueError as error:  # nested lists of different lengths
