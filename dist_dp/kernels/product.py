@@ -43,7 +43,7 @@ def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> 
     array([[1.5, 2. ],
            [3.5, 4. ]])
     """
-    if type(x) is not np.ndarray or type(y) is not np.ndarray:
+    if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
         return np.dot(x, y)
     rows, columns = x.shape[0], y.shape[1]
     if columns >= _COLUMNS and rows >= ROWS and x.dtype == _FLOAT32 and gains(y):

@@ -47,8 +47,8 @@ def add_rows(out: Array, index: Array, rows: Array) -> None:
     width = out.shape[1]
     if len(index) == 1:
         out[index[0]] += rows[0]
-    elif width > 1 and rows.size and index.dtype == np.int64 and kernels.suits(out, rows):
-        kernels.compiled.add_rows(out, np.ascontiguousarray(index), rows)
+    elif width > 1 and rows.size and kernels.suits(out, rows):
+        kernels.compiled.add_rows(out, np.ascontiguousarray(index, np.int64), rows)
     elif width > 1 and _added_in_rounds(out, index, rows):
         pass
     elif width >= _WIDE:

@@ -155,11 +155,16 @@ class Op:
 def as_array(x: Any, name: str = "x") -> Array:
     """`x` as an array: floats and nested lists of floats become float32, NumPy arrays keep their dtype.
 
+    Of a subclass (`np.memmap`) it is the plain array over the same memory: rules tell arrays and tensors apart by
+    their type. An array that does not lie at a multiple of its element's size, as those cut from bytes may, is copied:
+    compiled code may not read it.
+
     Raises:
         TypeError, ValueError: not real numbers, or nested unevenly; the message calls it `name`.
     """
     if isinstance(x, ndarray) and x.dtype.kind in "fiub":
-        return x
+        plain: Array = np.asarray(x)
+        return plain if plain.flags.aligned else plain.copy()
     try:
         array = np.asarray(x)
     except ValueError as error:  # nested lists of different lengths
@@ -199,8 +204,8 @@ def _unify(op: Op, inputs: Sequence[Any]) -> list[Any]:
     mixed = False
     for i, x in enumerate(inputs):
         if type(x) is ndarray:
-            if x.dtype.kind not in "fiub":
-                as_array(x, _name(op, i))  # raises
+            if x.dtype.kind not in "fiub" or not x.flags.aligned:
+                x = as_array(x, _name(op, i))
         elif not isinstance(x, Tensor):
             if type(x) in _PYTHON_SCALARS:
                 out.append(x)

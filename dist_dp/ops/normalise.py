@@ -127,9 +127,14 @@ def _normalise_gradient(
         dw, db = _in_numpy(g, grouped, _spread(weight, groups, entries), mean, scale, d, need, centred)
     return (
         d.reshape(x.shape),
-        dw.reshape(*weight.shape, -1).sum(-1) if need[1] else None,
-        db.reshape(*bias.shape, -1).sum(-1) if need[2] else None,
+        _per_weight(dw, weight) if need[1] else None,
+        _per_weight(db, bias) if need[2] else None,
     )
+
+
+def _per_weight(total: Array, weight: Array) -> Any:
+    """A gradient per entry, or per weight already, in the shape of the weights."""
+    return total.reshape(*weight.shape, total.size // max(1, weight.size)).sum(-1)
 
 
 def _with_kernel(

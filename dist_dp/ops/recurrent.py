@@ -184,7 +184,7 @@ def _gru(
     # b_hh of the candidate stands inside its product with r.
     b_both, b_new = half * b_ih, np.zeros(hidden, x.dtype)
     if not isinstance(b_hh, float):
-        b_both, b_new = half * (b_ih + b_hh), b_hh[two:]
+        b_both, b_new = half * (b_ih + b_hh), np.ascontiguousarray(b_hh[two:])
         b_both[two:] -= b_new
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], b_both)
     w = Packed((w_hh * half[:, None]).T)

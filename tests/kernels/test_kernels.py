@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels.calls import CALLS, results
 
-from dist_dp import kernels, optim
+from dist_dp import kernels, ops, optim
 from dist_dp.kernels import build
-from dist_dp.ops import pooling
+from dist_dp.ops import along, pooling
 from dist_dp.tensor import Tensor
 
 needed = pytest.mark.skipif(
@@ -94,6 +95,43 @@ def test_wrong_arguments_are_refused_before_anything_is_written(name: str) -> No
                 function(*given_[:i], fixed, *given_[i + 1 :])
         for k, array in zip(written, before, strict=True):
             np.testing.assert_array_equal(given_[k], array)
+
+
+def cut_from_bytes(x: Any) -> Any:
+    """`x` where it does not lie at a multiple of its element's size, as in a file behind a byte or two."""
+    found = np.ndarray(x.shape, x.dtype, bytearray(x.nbytes + 1), 1)
+    found[...] = x
+    assert not found.flags.aligned
+    return found
+
+
+@needed
+@pytest.mark.parametrize(
+    ("fn", "shapes"),
+    [
+        (ops.softmax, [(4, 5)]),
+        (ops.linear, [(64, 64), (64, 64), (64,)]),
+        (ops.matmul, [(256, 256), (256, 256)]),
+        (lambda x: ops.cross_entropy(x, cut_from_bytes(np.array([1, 0, 2]))), [(3, 5)]),
+        (lambda x: ops.embedding(x, cut_from_bytes(np.array([1, 0]))).exp(), [(3, 5)]),
+        (lambda x: ops.conv2d(x, np.ones((16, 16, 3, 3), np.float32)), [(1, 16, 9, 9)]),
+    ],
+)
+def test_arrays_cut_from_bytes_are_taken(fn: Any, shapes: list[tuple[int, ...]]) -> None:
+    arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in shapes]
+
+    def computed(*inputs: Any) -> list[Any]:
+        out = fn(*inputs)
+        if isinstance(inputs[0], np.ndarray):
+            return [out.data]
+        out.sum().backward()
+        return [out.data, *(x.grad.data for x in inputs)]
+
+    cut = [cut_from_bytes(x) for x in arrays]
+    leaves = [[Tensor(x, requires_grad=True) for x in some] for some in (arrays, cut)]
+    for one, two in ((arrays, cut), leaves):
+        for a, b in zip(computed(*one), computed(*two), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @needed
@@ -192,6 +230,24 @@ def test_added_rows_have_numpys_bits_and_a_wrong_index_is_refused() -> None:
     with pytest.raises(ValueError, match="rows of the two arrays have different lengths"):
         kernels.compiled.add_rows(out, np.zeros(2, np.int64), rows)
     np.testing.assert_array_equal(out, expected)
+
+
+@needed
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_rows_are_added_by_the_kernel_for_indices_of_every_width(
+    dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (out, index, rows), _ = CALLS["add_rows"](np.random.default_rng(0))
+    index %= len(out)
+    expected = out.copy()
+    np.add.at(expected, index, rows)
+    calls = []
+    add_rows = kernels.compiled.add_rows
+    recorder = SimpleNamespace(add_rows=lambda *a: (calls.append(a), add_rows(*a)))
+    monkeypatch.setattr(kernels, "compiled", recorder)
+    along.add_rows(out, index.astype(dtype), rows)
+    np.testing.assert_array_equal(out, expected)
+    assert len(calls) == 1
 
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -104,12 +104,24 @@ def test_dot_is_numpys_however_the_matrices_lie(
     np.testing.assert_allclose(Packed(y).dot(np.ascontiguousarray(x), place), x @ y, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("size", [(3, 4, 5), (40, 64, 64)])
+def test_arrays_of_a_subclass_are_arrays(size: tuple[int, int, int]) -> None:
+    m, k, n = size
+
+    class Mapped(np.ndarray[Any, Any]):
+        """As np.memmap is."""
+
+    x, y, bias = matrix(0, m, k), matrix(1, k, n), matrix(2, n)
+    place = np.empty((m, n), np.float32)
+    assert dot(x.view(Mapped), y, bias, place) is place
+    np.testing.assert_array_equal(place, dot(x, y, bias))
+    np.testing.assert_array_equal(dot(x, y.view(Mapped), bias), place)
+
+
 @needed
 def test_blas_multiplies_where_it_has_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(
-        kernels, "compiled", SimpleNamespace(fuses=1, product=lambda *a: calls.append(a))
-    )
+    monkeypatch.setattr(kernels, "compiled", SimpleNamespace(fuses=1, product=lambda *a: calls.append(a)))
     x, y = matrix(0, 128, 64), matrix(1, 64, 128)
     with closing_pin(2):
         np.testing.assert_array_equal(dot(x, y), x @ y)

@@ -38,6 +38,10 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "lstm lengths": (_lstm(lengths=LENGTHS, reverse=True), _recurrent(4, 2)),
     "gru": (_gru(), _recurrent(3, 1)),
     "gru lengths": (_gru(lengths=LENGTHS), _recurrent(3, 1)),
+    "gru biases that are every second number": (
+        lambda x, w, u, b: ops.gru(x, w, u, b[::2], b[::2]),
+        [*_recurrent(3, 0)[:3], (6 * H,)],
+    ),
     "gru without biases": (lambda x, w, u: ops.gru(x, w, u), _recurrent(3, 0)[:3]),
     "cell": (ops.lstm_cell, [(2, N, 4 * H), (2, N, H)]),
     "tree": (

@@ -1,6 +1,7 @@
 """Making tensors: which dtype, whose memory, and what cannot be made one."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,17 @@ def test_tensor_copies_and_as_tensor_shares() -> None:
     assert dp.as_tensor(x) is x
     assert not dp.tensor(x).requires_grad  # new data; the old gradient stays behind
     assert dp.as_tensor(x * 2, dtype="float32").requires_grad
+
+
+def test_of_a_mapped_file_it_is_the_plain_array_over_its_memory(tmp_path: Path) -> None:
+    a = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+    np.save(tmp_path / "a.npy", a)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    weight, bias = a[:33], a[0, :33].copy()
+    for x in (mapped, dp.as_tensor(mapped)):
+        np.testing.assert_array_equal(ops.linear(x, weight, bias).data, ops.linear(a, weight, bias).data)
+    shared = dp.as_tensor(mapped).data
+    assert type(shared) is np.ndarray and np.shares_memory(shared, mapped)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ def test_examples_without_entries() -> None:
     assert ops.group_norm(np.zeros((0, 4, 2)), 2).shape == (0, 4, 2)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_weights_have_gradients_where_there_are_no_entries(shape: tuple[int, int]) -> None:
+    x, w = np.zeros(shape, np.float32), np.ones(shape[1], np.float32)
+    agree(lambda x, w, b: ops.layer_norm(x, shape[1], w, b), x, w, w)
+    agree(lambda x, w: ops.rms_norm(x, shape[1], w), x, w)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

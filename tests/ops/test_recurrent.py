@@ -37,6 +37,13 @@ def test_fused_is_composed(kind: str, lengths: Any, reverse: bool) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("sizes", [{"rows": 0}, {"features": 0}, {"rows": 0, "features": 0}], ids=str)
+def test_gradients_of_no_sequences_and_no_features(kind: str, sizes: dict[str, int]) -> None:
+    fn, _, _, options = KINDS[kind]
+    agree(lambda *a: fn(*a, **options), *arrays(kind, **sizes))
+
+
+@every_kind
 def test_float32_without_biases_and_states(kind: str) -> None:
     fn, _, _, options = KINDS[kind]
     x, w_ih, w_hh, *rest = (a.astype(np.float32) for a in arrays(kind))
