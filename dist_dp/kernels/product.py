@@ -18,7 +18,7 @@ from ..tape import Array
 # Fewer rows do not repay laying the panels out, fewer columns waste most of a panel, and below so many products the
 # call shows. BLAS has a way of its own for small matrices of which the second is not transposed. Measured for 1 to
 # 2,048 rows against weights of 16 x 32 to 1,024 x 1,024.
-ROWS, _COLUMNS, _ENOUGH, _ENOUGH_TRANSPOSED = 12, 32, 1 << 20, 1 << 17
+_ROWS, _COLUMNS, _ENOUGH, _ENOUGH_TRANSPOSED = 12, 32, 1 << 20, 1 << 17
 _PANEL = 32  # columns; as in product.c
 _FLOAT32 = np.dtype(np.float32)
 _NOTHING = np.empty(0, np.float32)
@@ -45,22 +45,19 @@ def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> 
     """
     if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
         return np.dot(x, y)
-    rows, columns = x.shape[0], y.shape[1]
-    if columns >= _COLUMNS and rows >= ROWS and x.dtype == _FLOAT32 and gains(y):
+    if takes(len(x), y) and x.dtype == _FLOAT32:
         x_lies, x_transposed = _as_it_lies(x)
         y_lies, y_transposed = _as_it_lies(y)
-        enough = _ENOUGH_TRANSPOSED if y_transposed else _ENOUGH
-        if x_lies is not None and y_lies is not None and x.size * columns >= enough:
+        if x_lies is not None and y_lies is not None:
             if out is None:
-                out = np.empty((rows, columns), np.float32)
+                out = np.empty((len(x), y.shape[1]), np.float32)
             kernels.compiled.product(
                 x_lies,
                 y_lies,
                 _NOTHING if bias is None else np.ascontiguousarray(bias, np.float32),
                 out,
-                rows,
-                x.shape[1],
-                columns,
+                *x.shape,
+                y.shape[1],
                 x_transposed,
                 y_transposed,
             )
@@ -71,8 +68,18 @@ def dot(x: Any, y: Any, bias: Array | None = None, out: Array | None = None) -> 
     return out
 
 
-def gains(y: Array) -> bool:
-    """Whether the kernel may be used for products with `y`: not where BLAS has several threads, which it has not."""
+def takes(rows: int, y: Array) -> bool:
+    """Whether so many rows are multiplied by the matrix `y` in the kernel."""
+    terms, columns = y.shape
+    if rows < _ROWS or columns < _COLUMNS:
+        return False
+    return rows * terms * columns >= (
+        _ENOUGH if y.flags.c_contiguous else _ENOUGH_TRANSPOSED
+    ) and _may_be_used(y)
+
+
+def _may_be_used(y: Array) -> bool:
+    """Not where BLAS has several threads: the kernel has one."""
     compiled = kernels.compiled
     return compiled is not None and y.dtype == _FLOAT32 and compiled.fuses and blas_threads() == 1
 
@@ -90,7 +97,7 @@ class Packed:
         terms, columns = y.shape
         lies, transposed = _as_it_lies(y)
         self.packed: Array | None = None
-        if columns >= _COLUMNS and terms and lies is not None and gains(y):
+        if columns >= _COLUMNS and terms and lies is not None and _may_be_used(y):
             self.packed = np.empty((terms, -(-columns // _PANEL) * _PANEL), np.float32)
             kernels.compiled.pack(lies, self.packed, terms, columns, transposed)
         else:

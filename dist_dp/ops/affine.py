@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..compact import row_product
-from ..kernels.product import ROWS, dot, gains
+from ..kernels.product import dot, takes
 from ..tape import RECORD, Node, mode
 from ..tensor import Tensor
 from .core import Op, TensorLike, apply, as_array
@@ -34,13 +34,12 @@ def rows_times(x: Any, weight: Any, bias: Any = None) -> Any:
     """The rows of x (..., n) against those of `weight` (m, n): x weightᵀ + bias, as one GEMM.
 
     OpenBLAS copies a transposed factor before it multiplies, which for few rows takes several times as long as the
-    product: up to so many it is faster to transpose them and the result (measured for weights from 10 x 128 to
-    2048 x 512), or up to as many as the compiled kernel does not take. Where the product has few elements, nothing is
-    copied.
+    product: where the compiled kernel does not take them, it is faster to transpose them and the result (measured for
+    weights from 10 x 128 to 2048 x 512). Where the product has few elements, nothing is copied.
     """
     rows = x if x.ndim == 2 else _rows(x)
-    few = ROWS - 1 if gains(weight) else _FEW
-    if 1 < len(rows) <= few and len(rows) * len(weight) > _SMALL:
+    n = len(rows)
+    if 1 < n <= _FEW and n * len(weight) > _SMALL and not takes(n, weight.T):
         out = np.ascontiguousarray(np.dot(weight, np.ascontiguousarray(rows.T)).T)
         if bias is not None:
             np.add(out, bias, out)

@@ -184,8 +184,8 @@ def _gru(
     # b_hh of the candidate stands inside its product with r.
     b_both, b_new = half * b_ih, np.zeros(hidden, x.dtype)
     if not isinstance(b_hh, float):
-        b_both, b_new = half * (b_ih + b_hh), np.ascontiguousarray(b_hh[two:])
-        b_both[two:] -= b_new
+        b_both[:two] += half[:two] * b_hh[:two]
+        b_new = np.ascontiguousarray(b_hh[two:])
     gates = projected(plan.sorted(x, 1), w_ih * half[:, None], b_both)
     w = Packed((w_hh * half[:, None]).T)
     recalled = np.empty((len(x), n, hidden), x.dtype)  # what r multiplies

@@ -27,7 +27,7 @@ def exact(x: Any, axis: int) -> Any:
     shape=st.sampled_from([(1, 1), (3, 4), (400, 70), (70, 4, 40), (2, 40000)]),
     axis=st.integers(-2, 1),
     size=st.sampled_from([0.0, 1.0, 30.0, 1e3, 1e30]),
-    offset=st.sampled_from([0.0, 59.0, -100.0, 1e4]),
+    offset=st.sampled_from([0.0, 59.0, -100.0, 1e4, -1e4]),
 )
 def test_any_size_of_entries_and_of_arrays(
     dtype: Any, shape: tuple[int, ...], axis: int, size: float, offset: float

@@ -66,6 +66,15 @@ def test_every_derivative_of_a_product_is_a_product_of_the_others(values: list[f
 # ----- infinities and empty axes
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e4])
+def test_logsumexp_of_large_entries_is_that_of_the_differences(dtype: Any, offset: float) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 300)).astype(dtype)
+    x = (x + dtype(offset)).astype(dtype)
+    exact = np.log(np.exp(x.astype(np.float64) - offset).sum(1)) + offset
+    np.testing.assert_allclose(ops.logsumexp(x, 1).numpy(), exact, rtol=4 * np.finfo(dtype).eps)
+
+
 def test_logsumexp_at_infinities() -> None:
     x = np.array([[-INF, -INF], [INF, 0.0], [INF, INF], [-INF, 1.0], [1e300, 0.0]])
     assert ops.logsumexp(x, 1).tolist() == [-INF, INF, INF, 1, 1e300]
