@@ -7,6 +7,10 @@
    which Python makes (`ops/direct.py`); so is the gradient towards the image, which with a stride is one convolution
    for each place of a pixel between two windows, all of the same planes.
 
+   For example, lines of 4 pixels a b c d, a kernel of 3 columns and one zero on either side: the planes of the three columns
+   have the lines 0 a b c, a b c d and b c d 0, and the four windows of a line are w0 (0 a b c) + w1 (a b c d) + w2 (b c d 0).
+   With a stride of 2 there are two windows, and the planes have the lines 0 b, a c and b d.
+
    Large images are taken in bands of rows, whose planes stay in the cache. Products are added by fused multiply-adds,
    which the text asks for: they round once on every machine, but where a processor has no such instruction they take long,
    and Python, which `fuses` tells it, leaves convolutions to NumPy. */
@@ -42,10 +46,6 @@ typedef struct {
 typedef struct {
     int64_t terms, row_first, column_first;
 } Part;
-
-static int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-static int64_t least(int64_t n, int64_t m) { return n < m ? n : m; }
 
 /* Up to the end of a register behind the last place. */
 static int64_t planes_of(const Layout *s, int64_t shifts) { return s->channels * shifts * s->phases * s->plane + LANES; }

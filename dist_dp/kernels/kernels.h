@@ -1,7 +1,8 @@
 /* What the kernels share: how they are compiled, how sums are made, and the functions of real numbers.
 
-   The bits of every result are those of the text: operations of IEEE 754 in the order written, none contracted
-   (-ffp-contract=off), no function of the C library. So every compiler and every instruction set gives the same. */
+   The bits of every result are those of the text: operations of IEEE 754 in the order written, multiply-adds fused where
+   the text says so (`vector.h`) and nowhere else (-ffp-contract=off), no function of the C library but fmaf, which rounds
+   once. So every compiler and every instruction set gives the same. */
 
 #ifndef DIST_DP_KERNELS_H
 #define DIST_DP_KERNELS_H
@@ -78,6 +79,11 @@ INLINE ptrdiff_t few_of(ptrdiff_t left, ptrdiff_t n) {
     ptrdiff_t few = n > 512 ? 1 : FEW;
     return left < few ? left : few;
 }
+
+INLINE int64_t least(int64_t n, int64_t m) { return n < m ? n : m; }
+
+/* The least multiple of `unit` that n does not exceed. */
+INLINE int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 INLINE float greater_of(float x, float y) { return x > y ? x : y; }
 

@@ -25,11 +25,8 @@ typedef struct {
 } Factors;
 
 /* What is multiplied at a time, as it is laid out: 1.1 MB for each thread that multiplies. */
-static _Thread_local float laid_out[ROWS_OF_A * A_STRIDE] __attribute__((aligned(64)));
+static _Thread_local float rows_of_a[ROWS_OF_A * A_STRIDE] __attribute__((aligned(64)));
 static _Thread_local float in_panels[TERMS * COLUMNS_OF_B] __attribute__((aligned(64)));
-
-static ptrdiff_t least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
-static ptrdiff_t up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* to[i][j] = x[i][j] */
 static void copy(const float *x, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns, float *to, ptrdiff_t to_stride) {

@@ -117,10 +117,10 @@ TARGET static void NAME(product)(const Factors *f, float *out) {
             for (ptrdiff_t m = 0; m < f->rows; m += ROWS_OF_A) {
                 ptrdiff_t rows = least(ROWS_OF_A, f->rows - m);
                 if (f->a_transposed)
-                    transpose(f->a + k * f->rows + m, f->rows, terms, rows, laid_out, A_STRIDE);
+                    transpose(f->a + k * f->rows + m, f->rows, terms, rows, rows_of_a, A_STRIDE);
                 else
-                    copy(f->a + m * f->terms + k, f->terms, rows, terms, laid_out, A_STRIDE);
-                NAME(multiply_block)(rows, columns, terms, laid_out, panels, out + m * f->columns + n, f->columns, k > 0,
+                    copy(f->a + m * f->terms + k, f->terms, rows, terms, rows_of_a, A_STRIDE);
+                NAME(multiply_block)(rows, columns, terms, rows_of_a, panels, out + m * f->columns + n, f->columns, k > 0,
                                      bias);
             }
         }
