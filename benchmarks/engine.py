@@ -20,6 +20,7 @@ from .tables import Point, Settings, processor
 from .turns import ROOT
 
 OUTPUT = ROOT / "docs" / "benchmarks" / "engine.md"
+TINY = Settings(rounds=1, seconds=0.001, tiny=True)
 
 # What is measured, in the order of the page, and the functions that do.
 PARTS = {
@@ -36,11 +37,17 @@ PARTS = {
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks engine", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=Settings().rounds)
+    parser.add_argument("--rounds", type=int, help=f"{Settings().rounds} by default, {TINY.rounds} of --tiny")
     parser.add_argument(
-        "--seconds", type=float, default=Settings().seconds, help="that a measurement in a round lasts"
+        "--seconds",
+        type=float,
+        help=f"that a measurement in a round lasts: {Settings().seconds:g} by default, {TINY.seconds:g} of --tiny",
     )
-    parser.add_argument("--tiny", action="store_true", help="small sizes, only to see that all of it runs")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="small sizes, only to see that all of it runs, in about a minute",
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -52,8 +59,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     chosen = args.only or list(PARTS)
     output = args.output or (OUTPUT if chosen == list(PARTS) and not args.tiny else None)
+    for package in ("torch", "matplotlib") if output else ("torch",):
+        metadata.version(package)  # now, and not when all else is measured, if it is not installed
+    usual = TINY if args.tiny else Settings()
+    settings = Settings(args.rounds or usual.rounds, args.seconds or usual.seconds, args.tiny)
     text, points = [], []
-    for found in page(Settings(args.rounds, args.seconds, args.tiny), chosen, args.only):
+    for found in page(settings, chosen, args.only):
         if isinstance(found, Point):
             points.append(found)
         else:

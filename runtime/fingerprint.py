@@ -29,7 +29,9 @@ _REMEDIES = {
     "blas_threads": "set OPENBLAS_NUM_THREADS (MKL_NUM_THREADS, OMP_NUM_THREADS) to 1 before Python starts",
     "simd": "set NPY_DISABLE_CPU_FEATURES to those that only some hosts have before Python starts",
     "libm": "use one system image everywhere",
-    "kernels": "install dist_dp with its compiled kernels everywhere, or set DIST_DP_KERNELS=numpy everywhere",
+    "kernels": "use one version of dist_dp; the side that says numpy needs the compiled kernels (`dist-dp doctor` "
+    "tells why it has none), or the side that says compiled DIST_DP_KERNELS=numpy; a run goes on only "
+    "with what it was begun with",
     "machine": "use one kind of machine for a run",
     "byteorder": "use one kind of machine for a run",
 }

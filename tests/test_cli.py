@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from dist_dp import __version__
 from dist_dp.cli import main
+from dist_dp.kernels import build
 from runtime import launch
 from runtime.checkpoint import Saver
 from runtime.run_lock import run_lock
@@ -601,3 +603,24 @@ def test_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "Error: no-such-package is not installed\n" in result.output
     assert "Error: wrong: BLAS could not be set to 1 threads\n" in result.output
+
+
+@pytest.mark.parametrize(
+    ("compiled", "why_not", "said"),
+    [
+        (None, "DIST_DP_KERNELS=numpy", "NumPy: DIST_DP_KERNELS=numpy"),
+        (None, "not compiled when dist_dp was installed: ...", "NumPy: not compiled when"),
+        (None, "cannot be loaded: file too short", "wrong: NumPy: cannot be loaded: file too short"),
+        (SimpleNamespace(source=build.digest()), "", "ok: compiled"),
+        (SimpleNamespace(source="old"), "", "wrong: stale, compiled from other sources (old) than those"),
+    ],
+)
+def test_doctor_has_a_verdict_on_the_kernels(
+    compiled: Any, why_not: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dist_dp.kernels.compiled", compiled)
+    monkeypatch.setattr("dist_dp.kernels.why_not", why_not)
+    result = command("doctor", "--json")
+    found = json.loads(result.output)
+    assert found["kernels"].startswith(said)
+    assert found["wrong"] == ([found["kernels"]] if said.startswith("wrong") else [])

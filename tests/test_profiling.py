@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -237,5 +241,110 @@ def test_bad_folders_are_told_in_a_line(tmp_path: Path) -> None:
     script.write_text("")
     again = CliRunner().invoke(main, ["run", "--profile", str(tmp_path), str(script)])
     assert again.exit_code == 2 and "the profiles of another run" in again.output
-    with pytest.raises(OSError), dp.profile(script / "folder"):
+
+
+@pytest.mark.parametrize("command", [True, False], ids=["command", "call"])
+@pytest.mark.parametrize(
+    ("folder", "error", "said"),
+    [
+        ("afile", FileExistsError, "is a file|File exists"),
+        ("afile/x", NotADirectoryError, "'afile/x' (Not a directory); give another one"),
+        ("", ValueError, "must be the path of a local folder, got ''"),
+        ("s3://b/x", ValueError, "must be the path of a local folder, got 's3://b/x'"),
+        ("locked", PermissionError, "'locked' (Permission denied); give another one"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_starts(
+    folder: str,
+    error: type[Exception],
+    said: str,
+    command: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def locked(dir: str) -> None:  # root may write everywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.chdir(tmp_path)
+    Path("afile").touch()
+    Path("script.py").write_text("print('ran')")
+    if folder == "locked":
+        monkeypatch.setattr("tempfile.TemporaryFile", locked)
+    if command:
+        result = CliRunner().invoke(main, ["run", "--profile", folder, "script.py"])
+        assert result.exit_code == 2
+        told = result.output
+        assert "Invalid value for '--profile': " in told and "ran" not in told.split()
+    else:
+        with pytest.raises(error, match=r"^folder must be ") as raised, dp.profile(folder):
+            pass
+        told = str(raised.value)
+    assert any(part in told for part in said.split("|"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"afile", "script.py", "locked"}
+
+
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(TypeError, match="folder must be the path of a local folder, got 3"), dp.profile(3):  # type: ignore[arg-type]
         pass
+    with pytest.raises(ValueError, match="must be the path of a local"), dp.profile(Path("s3://b/x")):
+        pass
+
+
+def test_a_profile_that_cannot_be_written_at_the_end_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    with dp.profile(folder) as profile:
+        _ = dp.tensor([1.0]) + 1.0
+        folder.rmdir()
+    told = capsys.readouterr().err
+    assert told.startswith("warning: the profile is lost, ") and told.count("\n") == 1
+    assert [row.name for row in profile.rows[0]] == ["add"]
+
+
+def test_the_table_is_printed_also_where_the_trace_cannot_be_written(tmp_path: Path) -> None:
+    with dp.profile(tmp_path):
+        _ = dp.tensor([1.0]) + 1.0
+    (tmp_path / "trace.json").mkdir()
+    result = CliRunner().invoke(main, ["profile", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "add " in result.output
+    assert result.output.splitlines()[-1].startswith("Error: the trace cannot be written, ")
+
+
+LOOPS = {
+    "by hand": ("", True),
+    "by hand, and an exit": ("raise SystemExit(0)", True),
+    "measured": ("with dp.profile('folder'): w * w", False),
+    "failed": ("raise SystemExit(7)", False),
+}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_run_that_measured_nothing_says_so(name: str, workers: str, tmp_path: Path) -> None:
+    end, expected = LOOPS[name]
+    (tmp_path / "script.py").write_text(f"import dist_dp as dp\nw = dp.tensor([1.0])\n{end}\n")
+    command = [
+        *(sys.executable, "-m", "dist_dp.cli"),
+        *("run", "-n", workers, "--profile", "folder", "script.py"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == (7 if name == "failed" else 0), done.stderr
+    told = done.stderr.count("measures what fit and steps do; any other loop is measured by `with")
+    assert told == expected
+
+
+def test_threads_of_the_trace_have_names(tmp_path: Path) -> None:
+    with dp.profile() as profile:
+        trained(run=tmp_path / "run", checkpoint_every=2)
+    names = {e["tid"]: e["args"]["name"] for e in profile.events if e["name"] == "thread_name"}
+    by_thread: dict[str, set[str]] = {}
+    for event in profile.events:
+        if event["ph"] == "X":
+            by_thread.setdefault(names[event["tid"]], set()).add(event["name"])
+    assert {"step", "update", "linear"} <= by_thread["main thread"]
+    assert by_thread["loading ahead"] == {"data, loading"}
+    assert by_thread["writing checkpoints"] == {"checkpoint, write"}

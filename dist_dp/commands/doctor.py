@@ -37,12 +37,14 @@ def doctor(as_json: bool) -> None:
     versions = {"dist_dp": __version__, **{name: _version(name) for name in _CORE}}
     wrong = [f"{name} is not installed" for name, version in versions.items() if version is None]
     blas = _blas()
-    wrong += [blas] if blas.startswith("wrong") else []
+    kernels = _kernels()
+    wrong += [verdict for verdict in (blas, kernels) if verdict.startswith("wrong")]
     found = {
         "versions": versions,
         "fingerprint": fingerprint(),
         "threads": {name: os.environ.get(name) for name in launch.THREAD_VARIABLES},
         "blas": blas,
+        "kernels": kernels,
         "cores": _cores(),
         "extras": {name: _version(name) for name in _EXTRAS},
         "mpi": _mpi(),
@@ -73,6 +75,22 @@ def _blas() -> str:
     if not fingerprint()["blas_threads"]:
         return "unknown: this BLAS does not tell its threads; `dist-dp run` sets them by environment"
     return "ok: a run holds it to one thread, tried here"
+
+
+def _kernels() -> str:
+    """Whether the compiled kernels are used here, and if not, why."""
+    from .. import kernels
+    from ..kernels import build
+
+    if kernels.compiled is None:
+        return f"{'wrong: ' if 'cannot be loaded' in kernels.why_not else ''}NumPy: {kernels.why_not}"
+    digest = build.digest()
+    if any(build.HERE.glob("*.c")) and digest != kernels.compiled.source:
+        return (
+            f"wrong: stale, compiled from other sources ({kernels.compiled.source}) than those beside them ({digest}); "
+            f"compile again: {sys.executable} {build.__file__}"
+        )
+    return "ok: compiled"
 
 
 def _cores() -> dict[str, Any]:
@@ -110,6 +128,7 @@ def _show_machine(found: dict[str, Any]) -> None:
     ]
     extras = [(name, version or "none", _EXTRAS[name]) for name, version in found["extras"].items()]
     print_table("package", "version", "", rows=core + extras)
+    print_table("kernels", rows=[(found["kernels"],)])
     print_table("fingerprint", "", rows=((name, str(value)) for name, value in found["fingerprint"].items()))
     threads = [("BLAS now", str(found["fingerprint"]["blas_threads"]), found["blas"])]
     for name, value in found["threads"].items():

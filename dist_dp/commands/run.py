@@ -22,6 +22,8 @@ from runtime.group import GroupBroken
 from runtime.hosts import cores, mpi_environment
 from runtime.member import Lost, current
 
+from ..profiling.profiler import local_folder
+from .profile import nothing_measured
 from .ray_options import ray_options, refuse_ray_options
 from .refusal import INTERRUPTED, LOST, Refused
 
@@ -120,7 +122,8 @@ def _backend(context: click.Context, parameter: click.Parameter, backend: str) -
 )  # fmt: skip
 @click.option(
     "--profile", type=click.Path(file_okay=False), metavar="FOLDER",
-    help="Measure what each worker does, into FOLDER; `dist-dp profile FOLDER` tells.",
+    help="Measure what fit and steps do in each worker, into FOLDER; `dist-dp profile FOLDER` tells. Any other "
+    "loop is measured by `with dist_dp.profile(FOLDER):`.",
 )  # fmt: skip
 @click.option(
     "--ray", "on_ray", is_flag=True,
@@ -157,13 +160,18 @@ def run(
     if shards is not None:
         os.environ["DIST_DP_SHARDS"] = str(shards)
     if profile is not None:
-        if any(Path(profile).glob("worker-*.json")):
+        try:
+            local_folder(profile, "FOLDER")
+        except (ValueError, OSError) as error:
+            raise click.BadParameter(str(error), param_hint="'--profile'") from None
+        if _profiles(profile):
             raise click.BadParameter(
                 f"{profile} holds the profiles of another run, which would be added up with this one's; give another "
                 "folder, or remove them",
                 param_hint="'--profile'",
             )
-        os.environ["DIST_DP_PROFILE"] = os.path.abspath(profile)
+        # The script may change its directory.
+        profile = os.environ["DIST_DP_PROFILE"] = os.path.abspath(profile)
     limits = Limits(hang=hang_after, losses=max_losses)
     if on_ray:
         if shards is not None and workers is not None and workers[1] > shards:
@@ -192,7 +200,10 @@ def run(
             f"{workers[0]}:{workers[1]} is for --ray; give one number", param_hint="'-n'"
         )
     if workers[1] > 1:
-        _run_workers(workers[1], threads, backend, limits, logs, script, arguments)
+        over = _run_workers(workers[1], threads, backend, limits, logs, script, arguments)
+        if not over.code:
+            _tell_if_nothing_was_measured(profile)
+        _end(over)
     launch.restart_with_threads(threads)
     if launch.CONTROL in os.environ:  # one of the workers that the other branch starts
         from runtime.hosts.program import run_program
@@ -201,6 +212,11 @@ def run(
         sys.exit(run_program(program, functools.partial(_report, script)))
     try:
         launch.run_as_main(script, arguments)
+        _tell_if_nothing_was_measured(profile)
+    except SystemExit as end:
+        if not end.code:
+            _tell_if_nothing_was_measured(profile)
+        raise
     except KeyboardInterrupt as error:
         if mpi_environment.launched():
             sys.excepthook(type(error), error, error.__traceback__)  # ends all ranks
@@ -218,7 +234,7 @@ def _run_workers(
     logs: Show,
     script: str,
     arguments: tuple[str, ...],
-) -> NoReturn:
+) -> Over:
     """Run the script in several processes, each as `dist-dp run` with one worker does."""
     from runtime.hosts.local import LocalHost
     from runtime.hosts.logs import WorkerLogs
@@ -228,10 +244,20 @@ def _run_workers(
     environment = {launch.THREADS: str(threads)}
     host = LocalHost(command, workers, backend=backend, limits=limits, environment=environment, logs=output)
     try:
-        over = host.run()
+        return host.run()
     finally:
         output.close()
-    _end(over)
+
+
+def _profiles(folder: str) -> bool:
+    """Whether a folder holds profiles of workers."""
+    return any(Path(folder).glob("worker-*.json"))
+
+
+def _tell_if_nothing_was_measured(folder: str | None) -> None:
+    """At the end of a run with --profile whose loop is its own."""
+    if folder is not None and current().worker == 0 and not _profiles(folder):
+        click.echo(f"dist-dp: {nothing_measured(folder)}", err=True)
 
 
 def _end(over: Over) -> NoReturn:

@@ -65,6 +65,8 @@ def build(output: Path = OUTPUT, *flags: str) -> Path:
             raise NotCompiled(f"there is no C compiler: {error}") from error
         if done.returncode:
             raise NotCompiled(f"{shlex.join(command)} failed:\n{done.stderr}")
+        if not made.exists():
+            raise NotCompiled(f"{shlex.join(compiler)} is no C compiler: it succeeded and made nothing")
         beside = output.with_suffix(".new")  # a process may have the old one loaded
         beside.write_bytes(made.read_bytes())
         os.replace(beside, output)

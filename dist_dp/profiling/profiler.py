@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,40 @@ from .profiles import Profile, Row
 
 _numbers = itertools.count()
 
+# What other threads than the one that is measured do, by the name of their spans.
+_THREADS = {
+    "data, loading": "loading ahead",
+    "checkpoint, write": "writing checkpoints",
+    "waiting": "exchanging",
+}
+
+
+def local_folder(folder: str | os.PathLike[str], name: str = "folder") -> Path:
+    """The argument `name`: a folder on this machine into which files can be written; it is made if it is not there.
+
+    Raises:
+        TypeError: it is no path.
+        ValueError: it is empty, or a URL.
+        OSError: it cannot be made, or nothing can be written into it.
+    """
+    import tempfile  # only here: it loads much
+
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(
+            f"{name} must be the path of a local folder, got {folder!r:.80} ({type(folder).__name__})"
+        )
+    path = os.fspath(folder)
+    if not path or re.match(r"[a-z][a-z0-9+]+:/", str(path)):  # of `Path("s3://bucket")` one slash is left
+        raise ValueError(f"{name} must be the path of a local folder, got {path!r}; give one on this machine")
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return Path(path)
+    except OSError as error:
+        raise type(error)(
+            f"{name} must be a local folder that can be written into, got {path!r} ({error.strerror}); give another one"
+        ) from None
+
 
 @contextmanager
 def profile(folder: str | os.PathLike[str] | None = None, *, spans: int = 500_000) -> Iterator[Profile]:
@@ -32,7 +68,8 @@ def profile(folder: str | os.PathLike[str] | None = None, *, spans: int = 500_00
 
     Args:
         folder: if given, the profile is saved in it at the end as `worker-RANK-PID-NUMBER.json`, which Perfetto
-            opens. Each worker of a run writes its own; `dist-dp profile FOLDER` puts them together.
+            opens. Each worker of a run writes its own; `dist-dp profile FOLDER` puts them together. If it cannot be
+            written at the end, a line on stderr says so, and nothing else fails.
         spans: how many spans are kept one by one, for the trace; the table counts all.
 
     >>> import dist_dp as dp
@@ -43,8 +80,7 @@ def profile(folder: str | os.PathLike[str] | None = None, *, spans: int = 500_00
     ['multiply', 'multiply, backward', 'sum', 'sum, backward']
     """
     integer_argument("spans", spans, least=0)
-    if folder is not None:  # now, and not when all is done, if it cannot be
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    place = None if folder is None else local_folder(folder)  # now, and not when all is done, if it cannot be
     found, kept = Profile(), _Kept(spans)
     before, mode.watch = mode.watch, _Backward
     try:
@@ -55,8 +91,18 @@ def profile(folder: str | os.PathLike[str] | None = None, *, spans: int = 500_00
         mode.watch = before
         worker = current().worker
         kept.into(found, worker)
-        if folder is not None:
-            found.save(Path(folder, f"worker-{worker}-{os.getpid()}-{next(_numbers)}.json"))
+        if place is not None:
+            _save(found, place / f"worker-{worker}-{os.getpid()}-{next(_numbers)}.json")
+
+
+def _save(found: Profile, path: Path) -> None:
+    """Write a profile, or warn that it is lost: what was measured has done its work."""
+    try:
+        found.save(path)
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # a part of it
+        print(f"warning: the profile is lost, {path} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 class _Kept:
@@ -89,21 +135,30 @@ class _Kept:
         profile.seconds[worker] = (time.perf_counter_ns() - self._begin) / 1e9
         profile.rows[worker] = sorted(self._rows.values(), key=lambda row: -row.seconds)
         profile.left_out = self._left_out
-        named = {"name": "process_name", "ph": "M", "pid": worker, "args": {"name": f"worker {worker}"}}
-        profile.events.append(named)
-        threads = {self._thread: 0}
+        events: list[dict[str, Any]] = []
+        # A thread that begins when another one has ended may be given its ident.
+        threads = {(self._thread, "main thread"): 0}
         for span in self._spans:
+            own = span.thread == self._thread
+            thread = span.thread, "main thread" if own else _THREADS.get(span.name, "another thread")
             event: dict[str, Any] = {
                 "name": span.name,
                 "ph": "X",
                 "ts": (span.begin + self._offset) / 1e3,
                 "dur": (span.end - span.begin) / 1e3,
                 "pid": worker,
-                "tid": threads.setdefault(span.thread, len(threads)),
+                "tid": threads.setdefault(thread, len(threads)),
             }
             if span.bytes:
                 event["args"] = {"bytes": span.bytes}
-            profile.events.append(event)
+            events.append(event)
+
+        def named(what: str, tid: int, name: str) -> dict[str, Any]:
+            return {"name": what, "ph": "M", "pid": worker, "tid": tid, "args": {"name": name}}
+
+        profile.events.append(named("process_name", 0, f"worker {worker}"))
+        profile.events += [named("thread_name", tid, name) for (_, name), tid in threads.items()]
+        profile.events += events
 
 
 class _Forward(Interpreter):

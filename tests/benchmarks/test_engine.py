@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import NAMES
+from benchmarks.__main__ import main as chosen
 from benchmarks.engine import PARTS, main
 from benchmarks.pairs import Pair
 from benchmarks.tables import Point
@@ -53,3 +54,36 @@ def test_the_engine_is_what_is_measured_by_default() -> None:
     command = [sys.executable, "-m", "benchmarks", "--help"]
     done = subprocess.run(command, env=program_environment(), capture_output=True, text=True, check=True)
     assert "python -m benchmarks engine" in done.stdout
+
+
+def test_a_benchmark_that_there_is_not_is_told_with_those_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        chosen(["foo"])
+    assert end.value.code == 2
+    assert f"no benchmark 'foo'; there are {', '.join(NAMES)}" in capsys.readouterr().err
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", [None, "engine", "batching", "workers"])
+def test_without_torch_it_is_told_how_to_install_it(name: str | None) -> None:
+    program = f"""
+import importlib.metadata, sys
+sys.modules["torch"] = None
+version = importlib.metadata.version
+def without_torch(package):
+    if package == "torch":
+        raise importlib.metadata.PackageNotFoundError(package)
+    return version(package)
+importlib.metadata.version = without_torch
+from benchmarks.__main__ import main
+main({[name] if name else []})
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=program_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == f"Error: {name or 'engine'} needs torch, which is not installed: pip install '.[bench]'\n"
+    )

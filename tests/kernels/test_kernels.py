@@ -260,7 +260,61 @@ def test_without_a_compiler_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, 
     (headers / "Python.h").touch()
     with pytest.raises(build.NotCompiled, match="there is no C compiler"):
         build.build(output)
+    for compiler in ("true", "echo"):  # succeeds and makes nothing
+        monkeypatch.setenv("CC", compiler)
+        with pytest.raises(build.NotCompiled, match=f"{compiler} is no C compiler"):
+            build.build(output)
     assert not output.exists()
+
+
+COMPILED = "dist_dp.kernels._compiled"
+
+
+def started(choice: str, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "DIST_DP_KERNELS": choice}
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (
+            f"sys.modules['{COMPILED}'] = None",
+            "not compiled when dist_dp was installed: install a C compiler and",
+        ),
+        (
+            f"""
+class Damaged:
+    def find_spec(name, *rest):
+        if name == '{COMPILED}':
+            raise ImportError('file too short')
+sys.meta_path.insert(0, Damaged)""",
+            "cannot be loaded: file too short; install dist_dp again",
+        ),
+    ],
+    ids=["none", "damaged"],
+)
+def test_kernels_that_are_not_there_are_refused_if_asked_for_and_else_the_reason_is_kept(
+    found: str, reason: str
+) -> None:
+    program = f"import sys\n{found}\nfrom dist_dp import kernels\nprint(kernels.why_not)"
+    assert reason in started("", "-c", program).stdout
+    assert started("numpy", "-c", program).stdout == "DIST_DP_KERNELS=numpy\n"
+    refused = started("compiled", "-c", program)
+    assert refused.returncode == 1
+    assert "ValueError: DIST_DP_KERNELS=compiled, but the compiled kernels are not there" in refused.stderr
+    assert reason in refused.stderr and ", or unset DIST_DP_KERNELS to go on with NumPy" in refused.stderr
+
+
+@pytest.mark.process
+def test_a_wrong_choice_of_kernels_is_told_by_the_command_in_a_line() -> None:
+    done = started("foo", "-m", "dist_dp.cli", "--help")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "Error: DIST_DP_KERNELS must be 'compiled' or 'numpy', got 'foo'; unset it for what is there\n"
+    )
 
 
 @needed

@@ -111,3 +111,10 @@ def test_the_kernels_in_use_are_told() -> None:
     environment = {**os.environ, "OPENBLAS_CORETYPE": "Nehalem", "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert (result.stdout.strip(), result.returncode) == ("Nehalem", 0), result.stderr
+
+
+def test_of_kernels_it_is_told_which_side_is_to_change() -> None:
+    (told,) = differences({"kernels": "compiled abc"}, {"kernels": "numpy"})
+    assert "the side that says numpy needs the compiled kernels" in told
+    assert "or the side that says compiled DIST_DP_KERNELS=numpy" in told
+    assert told.endswith("a run goes on only with what it was begun with")
