@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -26,6 +27,15 @@ def check_argnums(argnums: Any) -> None:
     for i in argnums if isinstance(argnums, Sequence) else (argnums,):
         if isinstance(i, bool) or not isinstance(i, int):
             raise TypeError(f"argnums must be an int or a sequence of ints, got {argnums!r}")
+
+
+def check_options(name: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise TypeError if one of the keywords `given` to the class `name` is not `known`."""
+    for option in given:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {list(known)}"
+            raise TypeError(f"{name}: unknown option {option!r}; {hint if known else 'it takes none'}")
 
 
 def sixteen_bits(name: str, value: Any) -> np.dtype[Any]:

@@ -1,4 +1,4 @@
-"""Passes over memory, compiled: what NumPy does in several passes, C does in one.
+"""Passes over memory, convolutions and products, compiled.
 
 The kernels are an extension that is built with the package where there is a C compiler (`build.py`). Whatever they do,
 the operations also do with NumPy alone, more slowly and here and there in other bits; so which of the two it is belongs

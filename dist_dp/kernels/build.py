@@ -19,6 +19,7 @@ OUTPUT = HERE / "_compiled.abi3.so"
 # No contraction: a multiply-add that rounds once has other bits than one that rounds twice.
 FLAGS = (
     "-O3",
+    "-g0",  # some Pythons would have a megabyte of debug data beside
     "-std=c11",
     "-fPIC",
     "-ffp-contract=off",

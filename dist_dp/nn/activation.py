@@ -234,14 +234,14 @@ class Softmax(_Along):
     """exp(x) / Σ exp(x) along `dim`."""
 
     def forward(self, x: TensorLike) -> Tensor:
-        return ops.softmax(x, self.dim)
+        return F.softmax(x, self.dim)
 
 
 class LogSoftmax(_Along):
     """x - log Σ exp(x) along `dim`."""
 
     def forward(self, x: TensorLike) -> Tensor:
-        return ops.log_softmax(x, self.dim)
+        return F.log_softmax(x, self.dim)
 
 
 class Softmin(_Along):

@@ -6,9 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..random import integer_argument
 
-__all__ = ["count", "nonnegative", "probability", "sizes"]
+__all__ = ["check_flags", "count", "nonnegative", "probability", "sizes"]
+
+
+def check_flags(layer: str, **flags: object) -> None:
+    """Raise TypeError if one of `flags`, arguments by name, is not a bool."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{layer}: {name} must be True or False, got {value!r:.80}")
 
 
 def count(layer: str, name: str, value: object, least: int = 1) -> int:

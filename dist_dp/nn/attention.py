@@ -16,7 +16,7 @@ from ..random import Stream
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .arguments import count, probability
+from .arguments import check_flags, count, probability
 from .dropout import Dropout
 from .functional.layer import attention_weights
 from .linear import Linear
@@ -74,6 +74,7 @@ class MultiheadAttention(Module):
         if embed_dim % num_heads:
             raise ValueError(f"{layer}: embed_dim={embed_dim} must be divisible by num_heads={num_heads}")
         self.dropout = probability(layer, dropout)
+        check_flags(layer, bias=bias, batch_first=batch_first)
         self.kdim = embed_dim if kdim is None else count(layer, "kdim", kdim)
         self.vdim = embed_dim if vdim is None else count(layer, "vdim", vdim)
         self.batch_first = batch_first
@@ -263,6 +264,7 @@ class TransformerEncoderLayer(Module):
         bias: bool = True,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        check_flags("TransformerEncoderLayer", batch_first=batch_first, norm_first=norm_first, bias=bias)
         self.self_attn = MultiheadAttention(
             d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype
         )

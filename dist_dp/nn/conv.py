@@ -13,7 +13,7 @@ from .. import ops
 from ..ops.core import TensorLike
 from ..tensor import Tensor
 from . import init
-from .arguments import count, sizes
+from .arguments import check_flags, count, sizes
 from .module import Module, Parameter
 
 __all__ = [
@@ -54,6 +54,7 @@ class _Convolution(Module):
         self.in_channels = count(layer, "in_channels", in_channels)
         self.out_channels = count(layer, "out_channels", out_channels)
         self.groups = count(layer, "groups", groups)
+        check_flags(layer, bias=bias)
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if value % groups:
                 raise ValueError(f"{layer}: {name}={value} must be divisible by groups={groups}")
@@ -228,6 +229,7 @@ class _Pool(Module):
         self.padding = sizes(layer, "padding", padding, self._axes, least=0)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
             raise ValueError(f"{layer}: padding={padding} must be at most half of kernel_size={kernel_size}")
+        check_flags(layer, ceil_mode=ceil_mode)
         self.ceil_mode = ceil_mode
 
     def extra_repr(self) -> str:
@@ -287,6 +289,7 @@ class _AvgPool(_Pool):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
+        check_flags(type(self).__name__, count_include_pad=count_include_pad)
         self.count_include_pad = count_include_pad
 
 

@@ -14,7 +14,7 @@ from ..ops.core import TensorLike
 from ..ops.views import lifted
 from ..tensor import Tensor
 from . import init
-from .arguments import count
+from .arguments import check_flags, count
 from .module import Module, Parameter
 
 __all__ = ["Bilinear", "Flatten", "Identity", "Linear", "Unflatten"]
@@ -46,6 +46,7 @@ class Linear(Module):
     ) -> None:
         self.in_features = count("Linear", "in_features", in_features)
         self.out_features = count("Linear", "out_features", out_features)
+        check_flags("Linear", bias=bias)
         self.weight = Parameter(np.empty((out_features, in_features), dtype))
         self.bias = Parameter(np.empty(out_features, dtype)) if bias else None
         self.reset_parameters()
@@ -92,6 +93,7 @@ class Bilinear(Module):
         self.in1_features = count("Bilinear", "in1_features", in1_features)
         self.in2_features = count("Bilinear", "in2_features", in2_features)
         self.out_features = count("Bilinear", "out_features", out_features)
+        check_flags("Bilinear", bias=bias)
         self.weight = Parameter(np.empty((out_features, in1_features, in2_features), dtype))
         self.bias = Parameter(np.empty(out_features, dtype)) if bias else None
         bound = 1 / math.sqrt(in1_features)

@@ -10,6 +10,7 @@ from typing import Literal
 from ..ops.core import TensorLike
 from ..tensor import Tensor
 from . import functional as F
+from .arguments import check_flags
 from .buffers import Buffer
 from .functional.loss import Reduction
 from .module import Module
@@ -168,6 +169,7 @@ class KLDivLoss(_Loss):
         self, reduction: Literal["mean", "sum", "none", "batchmean"] = "mean", log_target: bool = False
     ) -> None:
         super().__init__(reduction)  # type: ignore[arg-type]
+        check_flags("KLDivLoss", log_target=log_target)
         self.log_target = log_target
 
     def forward(self, input: TensorLike, target: TensorLike) -> Tensor:
@@ -179,6 +181,7 @@ class PoissonNLLLoss(_Loss):
 
     def __init__(self, log_input: bool = True, eps: float = 1e-8, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
+        check_flags("PoissonNLLLoss", log_input=log_input)
         self.log_input, self.eps = log_input, eps
 
     def forward(self, input: TensorLike, target: TensorLike) -> Tensor:
@@ -190,6 +193,7 @@ class GaussianNLLLoss(_Loss):
 
     def __init__(self, full: bool = False, eps: float = 1e-6, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
+        check_flags("GaussianNLLLoss", full=full)
         self.full, self.eps = full, eps
 
     def forward(self, input: TensorLike, target: TensorLike, var: TensorLike) -> Tensor:

@@ -8,12 +8,14 @@ hot path of recursive models, and a subclass may assign attributes before, after
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ..arguments import check_options
 from ..ops.core import TensorLike
 from ..tape import Leaf, writes
 from ..tensor import Tensor
@@ -48,6 +50,22 @@ class Parameter(Tensor):
 
     def __init__(self, data: TensorLike, requires_grad: bool = True, dtype: DTypeLike | None = None) -> None:
         super().__init__(data, dtype, requires_grad)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """`p.data = value` takes arrays of real numbers alone. (Other tensors are made on every operation, too often
+        to look at what they are given.)
+        """
+        if name == "data" and not (isinstance(value, np.ndarray) and value.dtype.kind in "fiub"):
+            if not (
+                isinstance(value, np.generic) and value.dtype.kind in "fiub"
+            ):  # p.data + 1 of a 0-d parameter
+                raise TypeError(
+                    f"data of a Parameter must be a NumPy array of real numbers, got {_kind(value)}"
+                    + (f" of dtype {value.dtype}" if isinstance(value, (np.ndarray, np.generic)) else "")
+                    + "; write p.data = np.asarray(value, p.dtype), or `with dp.no_grad(): p.copy_(value)`"
+                )
+            value = np.asarray(value)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
@@ -91,6 +109,15 @@ class Module:
 
     # Declared as an attribute, so that a subclass may give it any signature.
     forward: Callable[..., Any] = _unimplemented
+
+    if not TYPE_CHECKING:  # which goes by the signature of `__init__`
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+            """Refuse arguments that `__init__` does not take, by the name of the class that was called: its `__init__`
+            may be a base's."""
+            if args or kwargs:  # neither by copy and pickle
+                _check_call(cls, args, kwargs)
+            return super().__new__(cls)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`, then the forward hooks."""
@@ -400,6 +427,25 @@ class Module:
             return f"{type(self).__name__}({extra})"
         lines = [*(extra.split("\n") if extra else []), *inner]
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _check_call(cls: type[Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if cls.__init__ is object.__init__:
+        check_options(cls.__name__, kwargs, ())
+        if args:
+            raise TypeError(f"{cls.__name__}: expected no arguments, got {len(args)}")
+        return
+    try:
+        signature = inspect.signature(cls.__init__, follow_wrapped=False)
+    except ValueError:  # not written in Python
+        return
+    _, *known = signature.parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        check_options(cls.__name__, kwargs, [p.name for p in known if p.kind is not p.VAR_POSITIONAL])
+    try:
+        signature.bind(None, *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{cls.__name__}: {error}; it takes {[p.name for p in known]}") from None
 
 
 def _joined(prefix: str, name: str) -> str:

@@ -12,7 +12,7 @@ from .. import ops
 from ..ops.core import TensorLike
 from ..ops.views import lifted
 from ..tensor import Tensor
-from .arguments import count, nonnegative
+from .arguments import check_flags, count, nonnegative
 from .buffers import Buffer
 from .module import Module, Parameter
 
@@ -39,6 +39,7 @@ class _BatchNorm(Module):
         self.eps = nonnegative(layer, "eps", eps)
         if momentum is not None and nonnegative(layer, "momentum", momentum) > 1:
             raise ValueError(f"{layer}: momentum must be between 0 and 1, or None, got {momentum}")
+        check_flags(layer, affine=affine, track_running_stats=track_running_stats)
         self.momentum, self.affine, self.track_running_stats = momentum, affine, track_running_stats
         self.weight = Parameter(np.ones(num_features, dtype)) if affine else None
         self.bias = Parameter(np.zeros(num_features, dtype)) if affine else None
@@ -174,6 +175,7 @@ class LayerNorm(Module):
     ) -> None:
         self.normalized_shape = _trailing("LayerNorm", normalized_shape)
         self.eps = nonnegative("LayerNorm", "eps", eps)
+        check_flags("LayerNorm", elementwise_affine=elementwise_affine, bias=bias)
         self.elementwise_affine = elementwise_affine
         self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None
         self.bias = Parameter(np.zeros(self.normalized_shape, dtype)) if elementwise_affine and bias else None
@@ -207,6 +209,7 @@ class RMSNorm(Module):
     ) -> None:
         self.normalized_shape = _trailing("RMSNorm", normalized_shape)
         self.eps = None if eps is None else nonnegative("RMSNorm", "eps", eps)
+        check_flags("RMSNorm", elementwise_affine=elementwise_affine)
         self.elementwise_affine = elementwise_affine
         self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None
 
@@ -249,6 +252,7 @@ class GroupNorm(Module):
                 f"GroupNorm: num_channels={num_channels} must be divisible by num_groups={num_groups}"
             )
         self.eps = nonnegative("GroupNorm", "eps", eps)
+        check_flags("GroupNorm", affine=affine)
         self.affine = affine
         self.weight = Parameter(np.ones(num_channels, dtype)) if affine else None
         self.bias = Parameter(np.zeros(num_channels, dtype)) if affine else None

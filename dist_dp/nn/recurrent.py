@@ -16,13 +16,13 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import ops
 from ..ops.affine import linear
-from ..ops.core import TensorLike
+from ..ops.core import TensorLike, as_array
 from ..ops.views import lifted
 from ..random import Stream
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .arguments import count, probability
+from .arguments import check_flags, count, probability
 from .module import Module, Parameter
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -53,6 +53,7 @@ class _Recurrent(Module):
         self.input_size = count(layer, "input_size", input_size)
         self.hidden_size = count(layer, "hidden_size", hidden_size)
         self.num_layers = count(layer, "num_layers", num_layers)
+        check_flags(layer, bias=bias, batch_first=batch_first, bidirectional=bidirectional)
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
         self.dropout = probability(layer, dropout)
         bound = 1 / math.sqrt(hidden_size)
@@ -163,7 +164,11 @@ class _Recurrent(Module):
         shape = (self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
         if hx is None:
             return (None,) * self._states
-        states = tuple(hx) if self._states > 1 else (hx,)
+        several = self._states > 1 and (isinstance(hx, (tuple, list)) or getattr(hx, "ndim", 0) > 0)
+        states = tuple(
+            s if isinstance(s, Tensor) else Tensor(as_array(s, f"{type(self).__name__}: hx"))
+            for s in (hx if several else (hx,))
+        )
         expected = (shape[0], shape[2]) if single else shape
         if len(states) != self._states or any(s.shape != expected for s in states):
             what = f"a pair of tensors {expected}" if self._states > 1 else f"a tensor {expected}"
@@ -330,6 +335,7 @@ class _Cell(Module):
         layer = type(self).__name__
         self.input_size = count(layer, "input_size", input_size)
         self.hidden_size = count(layer, "hidden_size", hidden_size)
+        check_flags(layer, bias=bias)
         bound, rows = 1 / math.sqrt(hidden_size), self._gates * hidden_size
 
         def drawn(*shape: int) -> Parameter:

@@ -58,15 +58,20 @@ def floating(x: TensorLike) -> Tensor:
     return x if x.dtype.kind == "f" else x.astype(np.float32)
 
 
-def checked_axis(name: str, axis: Any, ndim: int) -> int:
-    """`axis` counted from the front, or an error that names the function."""
+def checked_axis(name: str, axis: Any, ndim: int, argument: str = "axis") -> int:
+    """`axis` counted from the front, or an error that names the function and its argument."""
     try:
         return int(normalize_axis_index(operator.index(axis), ndim))
     except TypeError:
-        raise TypeError(f"{name}: `axis` must be an integer, got {axis!r}") from None
+        raise TypeError(f"{name}: `{argument}` must be an integer, got {axis!r:.80}") from None
     except ValueError:
+        if not ndim:
+            raise ValueError(
+                f"{name}: `{argument}` must name an axis, got {axis} for an array of shape (), which has none; "
+                "give it one with x.reshape(1)"
+            ) from None
         raise ValueError(
-            f"{name}: `axis` must be in [{-ndim}, {ndim - 1}] for {ndim} axes, got {axis}"
+            f"{name}: `{argument}` must be in [{-ndim}, {ndim - 1}] for {ndim} axes, got {axis}"
         ) from None
 
 

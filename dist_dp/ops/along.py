@@ -19,7 +19,7 @@ from ..compact import Part
 from ..tape import Array
 from ..tensor import Tensor
 from .axes import axis_index
-from .core import Op, TensorLike, aligned, apply, unary
+from .core import Op, TensorLike, aligned, apply, same, unary
 from .elementwise import add, kept
 from .views import broadcast_to, lifted, moveaxis, part, reshape
 
@@ -158,7 +158,7 @@ def _along_batch(
     """The examples join the indexed axis: example b finds its places from b times the axis's length on."""
     axis, *rest = params
     x, index, *values = inputs
-    if op is pick and not batched[0]:
+    if op in (pick, rows_at) and not batched[0]:
         return np.moveaxis(apply(op, (x, index), (axis,)), axis, 0)
     x = _with_examples(x, size, batched[0])
     values = [_with_examples(v, size, has) for v, has in zip(values, batched[2:], strict=True)]
@@ -166,6 +166,8 @@ def _along_batch(
         return apply(op, (x, index, *values), (axis + 1, *rest))
     x, *values = (_joined(y, axis) for y in (x, *values))
     length = rest[0] if op is scatter else x.shape[axis + 1]
+    if op is rows_at:  # what counts from the end of one table would lie in the table before
+        index = rows_of_table.run(index, params=(length,))
     examples = np.arange(size).reshape((size, *(1,) * (index.ndim - 1)))
     index = flat_index.run(examples, index, params=((size, length), (0, axis)))
     if op is scatter:
@@ -173,7 +175,7 @@ def _along_batch(
     else:
         x = x.reshape((*x.shape[:axis], size * length, *x.shape[axis + 2 :]))
     out = apply(op, (x, index, *values), (axis, *rest))
-    if op is not pick:
+    if op not in (pick, rows_at):
         out = out.reshape((*out.shape[:axis], size, length, *out.shape[axis + 1 :]))
     return np.moveaxis(out, axis, 0)
 
@@ -182,6 +184,20 @@ def _taken(x: Array, index: Array, axis: int) -> Array:
     return x.take(index, axis)
 
 
+def _rows_of_table(index: Array, rows: int) -> Array:
+    """`index`, where all of it is from 0 to rows - 1."""
+    if index.size:
+        # A negative number is a large one without its sign, so that one pass tells both. argmax is faster than max.
+        unsigned = index.view(index.dtype.str.replace("i", "u"))
+        if not 0 <= index.item(unsigned.argmax()) < rows:
+            wrong = index[(index < 0) | (index >= rows)][0]
+            raise IndexError(
+                f"embedding: `indices` must be rows of the table, which has {rows}, counted from 0; got {wrong}"
+            )
+    return index
+
+
+rows_of_table: Op = Op("rows_of_table", _rows_of_table, "index", params="rows", batch=same)
 pick: Op = Op(
     "take",
     _taken,
@@ -189,6 +205,17 @@ pick: Op = Op(
     params="axis",
     vjp=(_picked_gradient, None),
     jvp=(lambda t, index, axis, x_shape: pick.run(t, index, params=(axis,)), None),
+    batch=_along_batch,
+    same_dtype=(0,),
+)
+# `pick` for rows of a table, which are not counted from the end.
+rows_at: Op = Op(
+    "embedding",
+    lambda x, index, axis: x.take(_rows_of_table(index, x.shape[axis]), axis),
+    "x index",
+    params="axis",
+    vjp=(_picked_gradient, None),
+    jvp=pick.jvp,
     batch=_along_batch,
     same_dtype=(0,),
 )
@@ -308,14 +335,14 @@ def embedding(weight: TensorLike, indices: Any) -> Tensor:
             indices.
 
     Raises:
-        IndexError: an index is not a row of the table.
+        IndexError: an index is not a row of the table; negative ones are none.
         TypeError: `indices` are not integers.
 
     >>> from dist_dp import ops
     >>> ops.embedding([[1.0, 2.0], [3.0, 4.0]], [[1], [0]]).shape
     (2, 1, 2)
     """
-    return apply(pick, (lifted(weight), integers(indices, "indices")), (0,))  # type: ignore[no-any-return]
+    return apply(rows_at, (lifted(weight), integers(indices, "indices")), (0,))  # type: ignore[no-any-return]
 
 
 def segment_sum(values: TensorLike, segment_ids: Any, num_segments: int) -> Tensor:

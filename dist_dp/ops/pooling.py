@@ -120,7 +120,7 @@ def _places(axis: Axis, behind: int) -> list[Any]:
 
 
 def _low(dtype: np.dtype[Any]) -> Any:
-    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+    return -np.inf if dtype.kind == "f" else False if dtype.kind == "b" else np.iinfo(dtype).min
 
 
 def _max(x: Array, axes: Axes) -> Array:

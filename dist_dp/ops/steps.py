@@ -75,9 +75,7 @@ def product_over_steps(d: Array, x: Array, needed: bool = True) -> Any:
 
 
 def input_gradient(plan: Plan, d: Array, weight: Array, needed: bool) -> Any:
-    if not needed:
-        return None
-    return plan.unsorted(dot(flat(d), weight).reshape(*d.shape[:2], weight.shape[1]), 1)
+    return plan.unsorted(dot(flat(d), weight).reshape(*d.shape[:2], weight.shape[1]), 1) if needed else None
 
 
 def state_memory(h: Array, steps: int) -> Array:

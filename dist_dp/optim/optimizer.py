@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from runtime.fold import Span
 from runtime.timeline import span
 
+from ..arguments import check_options
 from ..tape import Array, Leaf
 from ..tensor import Tensor
 from .clip import NORM_BLOCK
@@ -136,7 +137,9 @@ class Optimizer:
         defaults: Mapping[str, Any],
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        **unknown: Any,
     ) -> None:
+        check_options(type(self).__name__, unknown, [*defaults, "clip_norm", "clip_value"])
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=True)
         self.clip_value = None if clip_value is None else number("clip_value", clip_value, above=True)
         self.defaults = dict(defaults)

@@ -20,6 +20,8 @@ def weights() -> list[dp.Tensor]:
 
 
 OPTIMIZERS: list[Row] = [
+    ("no such option", lambda: optim.SGD(nn.Linear(2, 1).parameters(), lrr=0.1),
+     TypeError, "SGD: unknown option 'lrr'; did you mean 'lr'"),
     ("a model", lambda: optim.SGD(nn.Linear(2, 1), lr=0.1),
      TypeError, r"params.*a model \(Linear\); pass model.param"),
     ("nothing", lambda: optim.Adam([]), ValueError, "params is empty"),

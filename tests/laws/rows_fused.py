@@ -233,7 +233,8 @@ def over_time(cell: Any, states: int) -> Any:
 
 def sequences(gates: int, states: int) -> Any:
     def build(d: Draw) -> Call:
-        steps, rows, features, hidden = d.integer(1, 3), d.integer(1, 3), d.integer(1, 2), d.integer(1, 2)
+        steps, features, hidden = d.integer(1, 3), d.integer(1, 2), d.integer(1, 2)
+        rows = 0 if d.kind == "empty" else d.integer(1, 3)
         width = gates * hidden
         shapes = [(width, features), (width, hidden), (width,), (width,), *[(rows, hidden)] * states]
         lengths = d.integers((rows,), 0, steps + 1) if d.flag() else None

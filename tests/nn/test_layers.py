@@ -1,10 +1,15 @@
 """Layers: torch's keys and shapes, values against plain NumPy, and what constructors and calls refuse."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import load_file, save_file
 
 import dist_dp as dp
@@ -252,6 +257,63 @@ def test_embedding_and_its_padding_row() -> None:
     layer(index).sum().backward()
     assert layer.weight.grad is not None
     np.testing.assert_array_equal(layer.weight.grad.data[:, 0], [1, 0, 0, 0, 2])
+
+
+@pytest.mark.parametrize("kind", [*"bhilBHIL", ">i8", ">u2"])
+@given(
+    rows=st.integers(1, 300),
+    index=arrays(np.int64, array_shapes(min_dims=0, min_side=0), elements=st.integers(-400, 400)),
+    swapped=st.booleans(),
+)
+def test_an_index_is_a_row_of_the_table_or_refused(kind: str, rows: int, index: Any, swapped: bool) -> None:
+    given_ = index.astype(kind).T if swapped else index.astype(kind)
+    table = np.arange(2.0 * rows).reshape(rows, 2)
+    wrong = [i for i in given_.ravel().tolist() if not 0 <= i < rows]
+    if wrong:
+        with pytest.raises(
+            IndexError, match=f"embedding: `indices` must be rows .* has {rows}, .*; got"
+        ) as raised:
+            nn.functional.embedding(given_, table)
+        assert int(str(raised.value).rsplit(" ", 1)[1]) in wrong
+    else:
+        np.testing.assert_array_equal(nn.functional.embedding(given_, table).data, table[given_])
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+def test_an_index_of_an_example_is_a_row_of_its_own_table(axes: Any) -> None:
+    tables, index = np.arange(24.0).reshape(2, 4, 3), np.array([[0, 3], [1, 2]])
+    w, i = (a if axis == 0 else a[0] for a, axis in zip((tables, index), axes, strict=True))
+    expected = [(w if axes[0] is None else w[k])[i if axes[1] is None else i[k]] for k in range(2)]
+    np.testing.assert_array_equal(dp.vmap(dp.ops.embedding, axes)(w, i).data, expected)
+    with pytest.raises(IndexError, match=r"embedding: .*; got -1"):
+        dp.vmap(dp.ops.embedding, axes)(w, i - 1)
+
+
+def test_a_module_takes_what_its_constructor_takes() -> None:
+    class Own(nn.Module):
+        def __init__(self, size: int, *rest: int, **options: int) -> None:
+            self.given = (size, rest, options)
+
+    class Plain(nn.Module):
+        pass
+
+    assert Own(1, 2, more=3).given == (1, (2,), {"more": 3})
+    lstm = nn.LSTM(2, 3)
+    for module, again in (
+        (Plain(), Plain()),
+        (lstm, copy.deepcopy(lstm)),
+        (lstm, pickle.loads(pickle.dumps(lstm))),
+    ):
+        assert repr(again) == repr(module)
+
+
+def test_a_parameter_takes_arrays_as_data() -> None:
+    p = nn.Parameter([1.0, 2.0])
+    p.data = np.array([3.0, 4.0], np.float32)
+    np.testing.assert_array_equal((p * 1).data, [3.0, 4.0])
+    p = nn.Parameter(1.0)
+    p.data = p.data - np.float32(3)  # of NumPy's scalar
+    assert isinstance(p.data, np.ndarray) and p.item() == -2
 
 
 def test_dropout_is_a_function_of_its_key() -> None:

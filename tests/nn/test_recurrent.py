@@ -166,6 +166,29 @@ def test_cells_are_one_step_of_their_equations(kind: Layer) -> None:
         np.testing.assert_allclose(value, want, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("lengths", [None, []])
+def test_a_batch_of_no_sequences_has_gradients_of_zeros(
+    kind: Layer, bidirectional: bool, lengths: Any
+) -> None:
+    table, layer = nn.Embedding(5, 3), kind(3, 4, num_layers=2, bidirectional=bidirectional)
+    lengths = None if lengths is None else np.array(lengths, np.int64)
+    out, last = layer(table(np.zeros((6, 0), np.int64)), lengths=lengths)
+    (out.sum() + sum(s.sum() for s in (last if isinstance(last, tuple) else (last,)))).backward()
+    assert out.shape == (6, 0, 4 * (1 + bidirectional))
+    for p in (*table.parameters(), *layer.parameters()):
+        assert (p.grad.data == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_state_may_be_lists(kind: Layer) -> None:
+    layer, x = kind(3, 4), np.ones((5, 2, 3), np.float32)
+    h = np.full((1, 2, 4), 0.5, np.float32)
+    states, lists = ((h, h), [h.tolist(), h.tolist()]) if kind is nn.LSTM else (h, h.tolist())
+    np.testing.assert_array_equal(layer(x, states)[0].data, layer(x, lists)[0].data)
+
+
 def test_relu_in_place_of_tanh() -> None:
     layer, cell = nn.RNN(3, 4, nonlinearity="relu"), nn.RNNCell(3, 4, nonlinearity="relu")
     assert (layer(np.ones((6, 3), np.float32))[0].data >= 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +64,28 @@ def test_what_is_missing_or_unknown_is_told(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(ValueError, match=r"dtype='bfloat16' needs .* pip install 'dist-dp\[bfloat16\]'"):
         nn.save_state(model, tmp_path / "model", "bfloat16")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    model, path = nn.Linear(2, 1), tmp_path / "model"
+    nn.save_state(model, path)
+    whole, before = path.read_bytes(), repr(model.state_dict())
+    for content in (b"", whole[:5], whole[:-1], b"\xff" * 8 + whole[8:], b"not a model, but some text"):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=f"load_state: path must be a whole safetensors file, got '{path}'"
+        ) as e:
+            nn.load_state(model, path)
+        assert e.value.__cause__ is not None
+    head = json.dumps({"weight": {"dtype": "F8_E4M3", "shape": [1, 2], "data_offsets": [0, 2]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + bytes(2))
+    with pytest.raises(ValueError, match=f"load_state: '{path}' must hold dtypes.*got float8_e4m3fn"):
+        nn.load_state(model, path)
+    assert repr(model.state_dict()) == before
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder in which nobody may write")
+def test_what_cannot_be_written_is_told_without_a_temporary_name() -> None:
+    with pytest.raises(OSError, match=r"^save_state: path '/proc/model' cannot be written: [^/]*$") as e:
+        nn.save_state(nn.Linear(2, 1), "/proc/model")
+    assert e.value.__cause__ is not None

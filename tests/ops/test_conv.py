@@ -341,3 +341,11 @@ def test_wrong_arguments_are_named(name: str) -> None:
     call, kind, message = REFUSED[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_largest_boolean_is_any(padding: int) -> None:
+    x = np.random.default_rng(0).random((2, 3, 5, 6)) < 0.3
+    y = ops.max_pool2d(x, 2, padding=padding)
+    assert y.dtype == np.bool_
+    np.testing.assert_array_equal(y.data, ops.max_pool2d(x.astype(np.float32), 2, padding=padding).data > 0)

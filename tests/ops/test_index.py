@@ -178,7 +178,11 @@ def test_a_wrong_index_is_refused(index: Any, error: Any, message: str, recorded
         (lambda x: ops.set_item(x.astype("int64"), 0, 0.5), TypeError, "does not fit a tensor of int64"),
         (lambda x: ops.take(x, [9]), IndexError, "index 9 is out of bounds"),
         (lambda x: ops.take(x, [0.0]), TypeError, "`index` must be integers"),
-        (lambda x: ops.embedding(x, [[2]]), IndexError, "index 2 is out of bounds for axis 0 with size 2"),
+        (
+            lambda x: ops.embedding(x, [[2]]),
+            IndexError,
+            "embedding: `indices` must be rows .* has 2.*; got 2",
+        ),
         (lambda x: ops.embedding(x, x), TypeError, "`indices` must be integers"),
         (lambda x: ops.index_select(x, 0, [[0]]), ValueError, "one-dimensional"),
         (

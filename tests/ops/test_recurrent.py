@@ -44,6 +44,18 @@ def test_gradients_of_no_sequences_and_no_features(kind: str, sizes: dict[str, i
 
 
 @every_kind
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lengths", [None, np.zeros(0, np.int64)])
+def test_no_sequences_have_gradients_of_zeros(kind: str, lengths: Any, dtype: Any) -> None:
+    fn, _, _, options = KINDS[kind]
+    inputs = [a.astype(dtype) for a in arrays(kind, rows=0)]
+    agree(lambda *a: fn(*a, lengths=lengths, **options), *inputs)
+    leaves = [leaf(a) for a in inputs]
+    fn(*leaves, lengths=lengths, **options)[0].sum().backward()
+    assert all((x.grad.data == 0).all() and x.grad.shape == x.shape for x in leaves)
+
+
+@every_kind
 def test_float32_without_biases_and_states(kind: str) -> None:
     fn, _, _, options = KINDS[kind]
     x, w_ih, w_hh, *rest = (a.astype(np.float32) for a in arrays(kind))

@@ -7,6 +7,7 @@ import numpy as np
 from ... import ops
 from ...arguments import check_number
 from ...ops import elu, leaky_relu, relu, sigmoid, silu, tanh
+from ...ops.activation import checked_axis
 from ...ops.core import TensorLike
 from ...ops.views import lifted
 from ...tensor import Tensor
@@ -53,17 +54,20 @@ def softmax(input: TensorLike, dim: int) -> Tensor:
     >>> F.softmax(np.zeros((1, 4), np.float32), dim=1)
     tensor([[0.25, 0.25, 0.25, 0.25]])
     """
-    return ops.softmax(input, dim)
+    x = lifted(input)
+    return ops.softmax(x, checked_axis("softmax", dim, x.ndim, "dim"))
 
 
 def log_softmax(input: TensorLike, dim: int) -> Tensor:
     """x - log Σ exp(x) along `dim`, without overflow."""
-    return ops.log_softmax(input, dim)
+    x = lifted(input)
+    return ops.log_softmax(x, checked_axis("log_softmax", dim, x.ndim, "dim"))
 
 
 def softmin(input: TensorLike, dim: int) -> Tensor:
     """softmax(-x) along `dim`."""
-    return ops.softmax(ops.negative(input), dim)
+    x = lifted(input)
+    return ops.softmax(ops.negative(x), checked_axis("softmin", dim, x.ndim, "dim"))
 
 
 def softplus(input: TensorLike, beta: float = 1.0) -> Tensor:
