@@ -46,7 +46,8 @@ def test_programs_run(programs, tmp_path):
             return ended.stdout
 
         printed = dict(zip(programs, together.map(run, programs), strict=True))
-    assert re.match(r"[0-9a-f]{64} Checkpoint\(", printed["Ray Train"])
+    # A line of its own: Ray may have warned of something before it.
+    assert re.search(r"^[0-9a-f]{64} Checkpoint\(", printed["Ray Train"], re.M)
     # The Dataset, executed by two workers, gives the answer of arrays in one process.
     i = np.arange(300)
     arrays = {"x": np.stack([np.sin(i), np.cos(i)], 1).astype(np.float32), "label": i % 3}
