@@ -20,7 +20,7 @@ from ..tape import Array
 from ..tensor import Tensor
 from .axes import axis_index
 from .core import Op, TensorLike, aligned, apply, same, unary
-from .elementwise import add, kept
+from .elementwise import add, masked
 from .views import broadcast_to, lifted, moveaxis, part, reshape
 
 __all__ = ["embedding", "gather", "index_select", "scatter_add", "segment_sum", "take", "take_along_axis"]
@@ -139,7 +139,9 @@ def _lasting(g: Any, index: Array, axis: int, length: int) -> Any:
     owner = np.empty(length, np.intp)
     owner[index] = order
     lasts = owner[index] == order
-    return g if lasts.all() else kept(g, lasts.reshape((*index.shape, *(1,) * (g.ndim - axis - index.ndim))))
+    return (
+        g if lasts.all() else masked(g, lasts.reshape((*index.shape, *(1,) * (g.ndim - axis - index.ndim))))
+    )
 
 
 def _with_examples(x: Any, size: int, has: bool) -> Any:

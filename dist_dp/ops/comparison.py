@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from ..tensor import Tensor
 from .core import Op, TensorLike, aligned, apply, real_dtype, same, unary
 from .core import astype as _astype
-from .elementwise import Function2, abs, function1, function2, kept, one, two
+from .elementwise import Function2, abs, function1, function2, masked, one, two
 from .views import lifted
 
 __all__ = [
@@ -172,13 +172,13 @@ _where = Op(
     "condition x y",
     vjp=(
         None,
-        kept,
-        lambda g, condition: kept(g, np.logical_not(condition)),
+        masked,
+        lambda g, condition: masked(g, np.logical_not(condition)),
     ),
     jvp=(
         None,
-        kept,
-        lambda t, condition: kept(t, np.logical_not(condition)),
+        masked,
+        lambda t, condition: masked(t, np.logical_not(condition)),
     ),
     batch=aligned,
     broadcasts=True,
@@ -205,8 +205,8 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
 def _inside(g: Any, x: Any, low: Any, high: Any) -> Any:
     # On a bound the gradient is 1: a parameter that starts on it can leave it.
     if low is not None:
-        g = kept(g, x >= low)
-    return g if high is None else kept(g, x <= high)
+        g = masked(g, x >= low)
+    return g if high is None else masked(g, x <= high)
 
 
 _clip = Op(
@@ -257,8 +257,8 @@ _nan_to_num = Op(
     "nan_to_num",
     lambda x, nan, posinf, neginf: np.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf),
     params="nan posinf neginf",
-    vjp=(lambda g, x: kept(g, np.isfinite(x)),),
-    jvp=(lambda t, x: kept(t, np.isfinite(x)),),
+    vjp=(lambda g, x: masked(g, np.isfinite(x)),),
+    jvp=(lambda t, x: masked(t, np.isfinite(x)),),
     batch=same,
 )
 

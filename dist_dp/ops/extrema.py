@@ -16,7 +16,7 @@ from ..tensor import Tensor
 from .axes import Axes, Axis, axis_index, kept, kept_shape, length, normal_axes, shifted
 from .comparison import astype, not_equal
 from .core import Op, TensorLike, unary
-from .elementwise import kept as where_kept
+from .elementwise import masked
 from .reduce import sum
 from .views import lifted, reshape, transpose
 
@@ -55,13 +55,13 @@ def _chosen(g: Any, x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
     """The gradient shared evenly between the elements equal to the one that was chosen."""
     hits = x == kept(out, x.shape, axis, keepdims)
     share = kept(g, x.shape, axis, keepdims) / np.sum(hits, axis=axis, keepdims=True).astype(g.dtype)
-    return where_kept(share, hits)
+    return masked(share, hits)
 
 
 def _chosen_tangent(t: Any, x: Any, out: Any, axis: Axes, keepdims: bool) -> Any:
     hits = x == kept(out, x.shape, axis, keepdims)
     count = np.sum(hits, axis=axis, keepdims=keepdims).astype(t.dtype)
-    return np.sum(where_kept(t, hits), axis=axis, keepdims=keepdims) / count
+    return np.sum(masked(t, hits), axis=axis, keepdims=keepdims) / count
 
 
 def _choice(name: str, forward: Callable[..., Any], params: str = "") -> Op:

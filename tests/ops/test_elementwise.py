@@ -83,7 +83,7 @@ def test_what_is_kept_is_what_where_keeps(dtype: Any) -> None:
         (g, True),
     ):
         expected = np.where(mask, array, 0)
-        found = elementwise.kept(array, mask)
+        found = elementwise.masked(array, mask)
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
